@@ -1,0 +1,108 @@
+"""Values that travel between the rooms of the lab (see ``docs/architecture.md``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Question:
+    """One timed question about a stream.
+
+    ``time_s`` is stream time: frames with ``timestamp_s <= time_s`` may be used, later ones may not.
+    ``answer`` is the gold letter when there are ``options``, the gold text otherwise ("" when unknown).
+    """
+
+    question_id: str
+    time_s: float
+    text: str
+    options: tuple[str, ...] = ()
+    answer: str = ""
+    task: str = ""
+    group: str = ""
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Letters of the options: ``("A", "B", ...)``."""
+        return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(self.options)])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One video and all questions about it, in time order."""
+
+    stream_id: str
+    video: Path
+    questions: tuple[Question, ...]
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.questions, key=lambda q: (q.time_s, q.question_id)))
+        object.__setattr__(self, "questions", ordered)
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """Visual tokens of one frame on their way to the language model.
+
+    ``tokens`` [T, D]; ``positions`` [T] row-major indices into ``grid`` (rows, columns), ascending for
+    methods that drop; ``sizes`` [T] how many input tokens each one stands for (``None``: one each).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    grid: tuple[int, int]
+    timestamp_s: float
+    sizes: Tensor | None = None
+
+    @classmethod
+    def full(cls, tokens: Tensor, grid: tuple[int, int], timestamp_s: float) -> VisualTokens:
+        """All ``rows * columns`` tokens of a frame, in row-major order."""
+        positions = torch.arange(tokens.shape[0], device=tokens.device)
+        return cls(tokens, positions, grid, timestamp_s)
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are left."""
+        return self.tokens.shape[0]
+
+    def keep(self, indices: Tensor) -> VisualTokens:
+        """The tokens at ``indices`` [K] (indices into the present tokens), in the order given."""
+        sizes = None if self.sizes is None else self.sizes[indices]
+        return replace(self, tokens=self.tokens[indices], positions=self.positions[indices], sizes=sizes)
+
+
+@dataclass
+class FrameReport:
+    """What happened to one frame: written into the records, drawn in the token maps."""
+
+    timestamp_s: float
+    is_reference: bool
+    update_ratio: float
+    num_tokens_full: int
+    num_tokens: int
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Answer:
+    """The reply to a question, with its cost.
+
+    ``prediction`` is what the answer reader made of ``text`` (a letter for multiple choice), ``None`` when
+    it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token.
+    """
+
+    text: str
+    prediction: str | None
+    reader: str
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    ttft_ms: float = 0.0
+    letter_logits: dict[str, float] | None = None
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    details: dict = field(default_factory=dict)
