@@ -1,0 +1,101 @@
+"""Analytic FLOPs from shapes: two per multiply-accumulate, matrix products only.
+
+Not counted: softmax, norms, activations, residual additions, rotary embedding, pooling, top-k. They are a few
+percent of a block and do not change which side of a comparison is cheaper. The bound that a measured saving is
+compared with is the ratio of two such counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class TowerFacts(Protocol):
+    """What a vision tower says about itself; ``num_tokens`` includes special tokens such as CLS."""
+
+    num_tokens: int
+    num_special_tokens: int
+    hidden_size: int
+    mlp_size: int
+    num_layers: int
+
+
+class TextFacts(Protocol):
+    """The fields of a Qwen2-like text config (grouped-query attention, gated MLP)."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+
+
+def vit_block_flops(num_tokens: int, hidden: int, mlp: int) -> int:
+    """One dense pre-norm ViT block for one frame of ``T = num_tokens`` tokens, width ``C``, MLP width ``M``.
+
+    Four C x C projections, ``8 T C^2``; scores and weighted values over all pairs, ``4 T^2 C``; the two MLP
+    products, ``4 T C M``.
+    """
+    return 8 * num_tokens * hidden**2 + 4 * num_tokens**2 * hidden + 4 * num_tokens * hidden * mlp
+
+
+def vit_selective_block_flops(num_tokens: int, num_selected: int, hidden: int, mlp: int) -> int:
+    """The same block when only ``S = num_selected`` tokens are recomputed against a reference frame.
+
+    Keys of all tokens, ``2 T C^2``; cosine of every key with its reference (three dot products of length C),
+    ``6 T C``; query, value and output projections of the selected, ``6 S C^2``; selected against all,
+    ``4 S T C``; MLP of the selected, ``4 S C M``.
+    """
+    selection = 2 * num_tokens * hidden**2 + 6 * num_tokens * hidden
+    attention = 6 * num_selected * hidden**2 + 4 * num_selected * num_tokens * hidden
+    return selection + attention + 4 * num_selected * hidden * mlp
+
+
+def patch_embed_flops(num_patches: int, hidden: int, patch_size: int, channels: int = 3) -> int:
+    """The strided convolution that turns ``patch_size x patch_size`` pixels into ``hidden`` features."""
+    return 2 * num_patches * hidden * channels * patch_size**2
+
+
+def vision_flops(tower: TowerFacts, num_recomputed: Sequence[int] | None = None, patch_size: int | None = None) -> int:
+    """One frame through all blocks of a tower, plus its patch embedding when ``patch_size`` is given.
+
+    ``num_recomputed`` [L]: tokens recomputed in each block of a selective frame; ``None``: a dense (reference)
+    frame. Raises ``ValueError`` when its length is not the number of blocks.
+    """
+    shape = (tower.hidden_size, tower.mlp_size)
+    if num_recomputed is None:
+        blocks = tower.num_layers * vit_block_flops(tower.num_tokens, *shape)
+    else:
+        if len(num_recomputed) != tower.num_layers:
+            raise ValueError(f"num_recomputed has {len(num_recomputed)} entries, the tower {tower.num_layers} blocks")
+        blocks = sum(vit_selective_block_flops(tower.num_tokens, int(n), *shape) for n in num_recomputed)
+    if patch_size is None:
+        return blocks
+    return blocks + patch_embed_flops(tower.num_tokens - tower.num_special_tokens, tower.hidden_size, patch_size)
+
+
+def projector_flops(num_tokens: int, in_dim: int, hidden: int) -> int:
+    """The two-layer projector of LLaVA models, ``in_dim -> hidden -> hidden``, for ``num_tokens`` tokens."""
+    return 2 * num_tokens * (in_dim * hidden + hidden**2)
+
+
+def decoder_flops(
+    text_config: TextFacts, num_new_tokens: int, num_context_tokens: int = 0, with_lm_head: int = 0
+) -> int:
+    """``n`` new tokens through a decoder that already holds ``num_context_tokens`` cached keys and values.
+
+    Per layer, with width H, A = heads x head size, B = key-value heads x head size, MLP width I: query and
+    output projections ``4 n H A``; keys and values ``4 n H B``; gated MLP ``6 n H I``; causal attention
+    ``4 A`` per pair, where new token i sees the context and the new tokens up to itself, so
+    ``n * context + n (n + 1) / 2`` pairs. ``with_lm_head``: number of positions whose logits are computed.
+    """
+    hidden, n = text_config.hidden_size, num_new_tokens
+    head_dim = getattr(text_config, "head_dim", None) or hidden // text_config.num_attention_heads
+    width, kv_width = text_config.num_attention_heads * head_dim, text_config.num_key_value_heads * head_dim
+    projections = 4 * n * hidden * (width + kv_width)
+    mlp = 6 * n * hidden * text_config.intermediate_size
+    pairs = n * num_context_tokens + n * (n + 1) // 2
+    per_layer = projections + mlp + 4 * width * pairs
+    return text_config.num_hidden_layers * per_layer + 2 * with_lm_head * hidden * text_config.vocab_size

@@ -1,0 +1,80 @@
+"""Times of the stages of one frame or one question.
+
+On a CPU a stage is the wall time between entry and exit. On CUDA it is the time between two events in the
+current stream, so that nothing waits inside a stage; :meth:`StageTimer.drain` synchronises once and reads
+them all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+FRAME_STAGES = ("decode", "preprocess", "vision", "project", "prune", "prefill")
+QUESTION_STAGES = ("retrieve", "question", "generate")
+
+
+class StageTimer:
+    """Collects milliseconds per stage name; a stage entered twice between two drains counts both times."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self._uses_events = self.device.type == "cuda"
+        self._open: str | None = None
+        self._host_ms: dict[str, float] = {}
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block under ``name``; it counts also when the block raises. Stages must not nest."""
+        if self._open is not None:
+            raise RuntimeError(f"stage '{name}' entered inside stage '{self._open}': stages must not nest")
+        self._open = name
+        start = self._tick()
+        try:
+            yield
+        finally:
+            self._open = None
+            self._add(name, start)
+
+    def drain(self) -> dict[str, float]:
+        """Milliseconds per stage since the last drain, in order of first use; waits for the device once."""
+        times = self._host_ms
+        self._host_ms = {}
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            for name, start, end in self._events:
+                times[name] = times.get(name, 0.0) + start.elapsed_time(end)
+            self._events = []
+        return times
+
+    def mark(self) -> float:
+        """A point in time for :meth:`elapsed_ms`, once the device has finished what was queued before."""
+        self._synchronize()
+        return time.perf_counter()
+
+    def elapsed_ms(self, mark: float) -> float:
+        """Wall milliseconds since ``mark``, once the device has finished: time to first token and the like."""
+        self._synchronize()
+        return (time.perf_counter() - mark) * 1e3
+
+    def _tick(self) -> float | torch.cuda.Event:
+        if not self._uses_events:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _add(self, name: str, start: float | torch.cuda.Event) -> None:
+        end = self._tick()
+        if self._uses_events:
+            self._events.append((name, start, end))
+        else:
+            self._host_ms[name] = self._host_ms.get(name, 0.0) + (end - start) * 1e3
+
+    def _synchronize(self) -> None:
+        if self._uses_events:
+            torch.cuda.synchronize(self.device)
