@@ -1,0 +1,88 @@
+"""STC-Pruner as released: Gaussian closeness to frame and memory, on the quieter half of the channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stc_lab.pruners.base import ScorePruner
+from stc_lab.pruners.history import MeanHistory
+
+KERNEL_VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class STCGaussianPruner(ScorePruner):
+    """The score of the code published with STC (arXiv 2512.00891), which differs from the paper's formula.
+
+    In the half of the channels with the lowest variance, tokens are scaled to unit length; the tokens kept are the
+    least close, in a sum of Gaussian kernels, to the mean of their frame and to the mean of the whole stream.
+
+    ``memory_includes_current``: the frame itself counts in the stream's mean (as released); otherwise the first
+    frame has no memory and the frame's mean counts alone. ``channel_mixing``: as released, remember only the chosen
+    channels in order of their variance; since the choice changes from frame to frame, the mean then mixes different
+    channels. Off, all channels are remembered and the choice is made afterwards. ``chunk_size``: frames scored
+    together, with one choice of channels (above 1 a frame sees the later frames of its chunk).
+    """
+
+    memory_includes_current: bool = True
+    channel_mixing: bool = False
+    chunk_size: int = 1
+    name: str = "stc_gaussian"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_size < 1:
+            raise ValueError(f"pruner.chunk_size={self.chunk_size}: must be at least 1")
+
+    @property
+    def window_frames(self) -> int:  # type: ignore[override]
+        """Frames scored together."""
+        return self.chunk_size
+
+    def new_state(self) -> MeanHistory:
+        return MeanHistory(window=None)
+
+    def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
+        channels = quiet_channels(tokens)
+        unit = normalize(tokens[..., channels], dim=-1)
+        closeness = _gaussian_closeness(unit, unit.mean(1, keepdim=True))
+        memory = self._memory(tokens, channels, state)
+        if memory is not None:
+            closeness = closeness + _gaussian_closeness(unit, normalize(memory, dim=-1))
+        return -closeness
+
+    def remember(self, tokens: Tensor, state: MeanHistory) -> None:
+        state.add(self._summary(tokens, quiet_channels(tokens)))
+
+    def flops(self, num_tokens: int, dim: int) -> int:
+        """Variance of all channels; in half of them length, and distance to two means."""
+        return 2 * num_tokens * dim + 3 * num_tokens * dim
+
+    def _memory(self, tokens: Tensor, channels: Tensor, state: MeanHistory) -> Tensor | None:
+        if self.memory_includes_current:
+            memory = state.mean_with(self._summary(tokens, channels))
+        else:
+            memory = state.mean()
+        return memory if memory is None or self.channel_mixing else memory[channels]
+
+    def _summary(self, tokens: Tensor, channels: Tensor) -> Tensor:
+        """What the memory keeps of a window: its mean token, in all channels or only in the chosen ones."""
+        mean = tokens.flatten(0, 1).mean(0)
+        return mean[channels] if self.channel_mixing else mean
+
+
+def quiet_channels(tokens: Tensor) -> Tensor:
+    """The half of the channels of ``tokens`` [F, T, D] that vary least over all of them, quietest first."""
+    variance = tokens.flatten(0, 1).var(0, correction=0)
+    return variance.argsort(stable=True)[: tokens.shape[-1] // 2]
+
+
+def _gaussian_closeness(unit: Tensor, anchor: Tensor) -> Tensor:
+    """Sum over the kernels of exp(-d^2 / 2a), with d the distance of ``unit`` [F, T, D] to ``anchor``."""
+    distance = (unit - anchor).square().sum(-1, keepdim=True)
+    variances = torch.tensor(KERNEL_VARIANCES, dtype=unit.dtype, device=unit.device)
+    return torch.exp(-distance / (2 * variances)).sum(-1)

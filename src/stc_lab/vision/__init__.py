@@ -1,0 +1,8 @@
+"""Vision towers run by the lab's own loop over the leaf modules of Hugging Face models."""
+
+from __future__ import annotations
+
+from stc_lab.vision.base import Block, TowerFacts, VisionTower
+from stc_lab.vision.prenorm import ClipTower, SiglipTower
+
+__all__ = ["Block", "ClipTower", "SiglipTower", "TowerFacts", "VisionTower"]
