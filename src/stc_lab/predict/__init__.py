@@ -1,0 +1,1 @@
+"""The predict loop: streams through sessions, one record per question, resumable."""

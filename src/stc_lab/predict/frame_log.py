@@ -1,0 +1,55 @@
+"""Per-frame entries of a record: the frames since the previous question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stc_lab.types import FrameReport
+
+
+class FrameLog:
+    """Collects frame reports until :meth:`take` turns them into the ``frames`` columns of a record.
+
+    ``num_warmup`` frames, counted over the whole life of the log, are marked as not for latency statistics.
+    """
+
+    def __init__(self, num_warmup: int = 0) -> None:
+        self._warmup_left = num_warmup
+        self._reports: list[FrameReport] = []
+        self._num_warmup = 0
+
+    def add(self, report: FrameReport) -> None:
+        """Append the next frame in time order."""
+        self._reports.append(report)
+        if self._warmup_left:
+            self._warmup_left -= 1
+            self._num_warmup += 1
+
+    def take(self) -> dict[str, Any]:
+        """The columns since the last call; every column has one entry per frame."""
+        reports, num_warmup = self._reports, self._num_warmup
+        self._reports, self._num_warmup = [], 0
+        return {
+            "timestamp_s": [round(report.timestamp_s, 6) for report in reports],
+            "num_tokens": [report.num_tokens for report in reports],
+            "num_tokens_full": [report.num_tokens_full for report in reports],
+            "is_reference": [report.is_reference for report in reports],
+            "update_ratio": [round(report.update_ratio, 6) for report in reports],
+            "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
+            "flops": _columns([report.flops for report in reports]),
+            "num_warmup": num_warmup,
+        }
+
+
+def round_times(times: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds to whole microseconds; finer digits are noise."""
+    return {
+        stage: [round(ms, 3) for ms in value] if isinstance(value, list) else round(value, 3)
+        for stage, value in times.items()
+    }
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
+    """One list per key; a frame that did not pass a stage has 0 there."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key, 0) for row in rows] for key in keys}

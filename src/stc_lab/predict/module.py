@@ -1,0 +1,127 @@
+"""The predict step: one stream, all its questions."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig
+
+from stc_lab.benchmarks.base import Benchmark
+from stc_lab.config import build
+from stc_lab.measure import StageTimer, reset_peak_memory
+from stc_lab.predict.callbacks import notify
+from stc_lab.predict.recorder import Recorder, failure_reason
+from stc_lab.predict.stream_run import run_stream
+from stc_lab.predict.tasks import StreamTask
+from stc_lab.results.records import Record
+from stc_lab.video import VideoError, open_video
+
+log = logging.getLogger(__name__)
+
+MAX_ERRORS_AT_START = 3
+TRACEBACK_FRAMES = 4
+
+
+class StreamPredictor(LightningModule):
+    """Runs streams through sessions of one backbone.
+
+    The backbone is built in the process that uses it, unless a loaded one is given. A broken video costs the
+    questions that are left of its stream. So does any other exception, which is also recorded as ``error``,
+    logged with its traceback, and makes the run end with an error once all streams are through; when the first
+    streams all end that way, the run stops at once.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, benchmark: Benchmark, fingerprint: str, backbone: torch.nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.benchmark = benchmark
+        self.fingerprint = fingerprint
+        self.backbone = backbone
+        self.cacher = build(cfg.cacher)
+        self.pruner = build(cfg.pruner)
+        self._num_good_streams = 0
+        self._num_errors = 0
+
+    def configure_model(self) -> None:
+        if self.backbone is None:
+            self.backbone = build(self.cfg.backbone)
+
+    def transfer_batch_to_device(self, batch: StreamTask, device: torch.device, dataloader_idx: int) -> StreamTask:
+        return batch
+
+    def on_predict_start(self) -> None:
+        if self.cfg.trainer.num_threads is not None:
+            torch.set_num_threads(self.cfg.trainer.num_threads)
+        reset_peak_memory(self.device)
+        measure = self.cfg.measure
+        self.recorder = Recorder(
+            self.fingerprint, self.benchmark, str(self.device), measure.warmup_frames, measure.warmup_questions
+        )
+
+    def predict_step(self, task: StreamTask, batch_idx: int) -> list[Record]:
+        torch.manual_seed(self.cfg.seed)
+        records = []
+        for record in self._records(task):
+            notify(self.trainer, "on_record", record)
+            records.append(record)
+        notify(self.trainer, "on_stream_end", task)
+        return records
+
+    def _records(self, task: StreamTask) -> Iterator[Record]:
+        """One record per pending question, whatever happens inside the stream."""
+        done: set[str] = set()
+        try:
+            for record in self._answers(task):
+                done.add(record.question_id)
+                yield record
+        except VideoError as error:
+            reason, summary = f"video {error.kind}: {error}", None
+            log.warning("stream '%s' failed: %s", task.stream.stream_id, reason)
+        except Exception as error:
+            reason, summary = self._note_error(task, error)
+        else:
+            self._num_good_streams += 1
+            return
+        for question in task.pending:
+            if question.question_id not in done:
+                yield self.recorder.failed(task.stream, question, reason, summary)
+        self._stop_if_hopeless(reason)
+
+    def _answers(self, task: StreamTask) -> Iterator[Record]:
+        self.recorder.restart()
+        video = self.cfg.video
+        timer = StageTimer(self.device)
+        with (
+            open_video(task.stream.video, video.reader, self.benchmark.fps, video.timeout_s) as source,
+            closing(self.backbone.open(self.cacher, self.pruner, timer)) as session,
+        ):
+            notify(self.trainer, "on_stream_start", task, source.info.duration_s)
+            yield from run_stream(task, session, source, self.recorder, self._chunk_size, self._on_frames)
+
+    @property
+    def _chunk_size(self) -> int:
+        return getattr(self.cacher, "chunk_size", 1)
+
+    def _on_frames(self, num_frames: int) -> None:
+        notify(self.trainer, "on_frames", num_frames)
+
+    def _note_error(self, task: StreamTask, error: Exception) -> tuple[str, str]:
+        log.exception("stream '%s' failed", task.stream.stream_id)
+        self._num_errors += 1
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        frames = traceback.extract_tb(error.__traceback__)[-TRACEBACK_FRAMES:]
+        where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        return failure_reason(error), " > ".join(where)
+
+    def _stop_if_hopeless(self, reason: str) -> None:
+        if self._num_errors >= MAX_ERRORS_AT_START and self._num_good_streams == 0:
+            raise RuntimeError(f"stopped: the first {self._num_errors} streams all failed, the last with {reason}")

@@ -1,0 +1,113 @@
+"""One point: a backbone with one cacher and one pruner on one benchmark, in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from stc_lab.benchmarks.base import Benchmark
+from stc_lab.config import build, resolved_accelerator, save_config
+from stc_lab.config.environment import cpu_model
+from stc_lab.predict.data import StreamDataModule
+from stc_lab.predict.identity import claim_run_folder, find_finished, run_settings
+from stc_lab.predict.module import StreamPredictor
+from stc_lab.predict.progress import StreamProgress
+from stc_lab.predict.quiet import quiet_lightning
+from stc_lab.predict.tasks import StreamTask, pending_tasks
+from stc_lab.predict.trainer import make_trainer
+from stc_lab.predict.writer import RecordWriter
+from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
+from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_text_atomically
+from stc_lab.results.shards import collect_records
+from stc_lab.results.summary import SUMMARY_FILE, read_summary, summarize, write_summary
+from stc_lab.types import Stream
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Point:
+    """Settings and folder of a point, and the streams it is asked about.
+
+    ``backbone`` is a loaded backbone to be used, and then the one that was used (``None`` when nothing had to
+    run, or when it was loaded by other processes).
+    """
+
+    cfg: DictConfig
+    run_dir: Path
+    benchmark: Benchmark
+    streams: Sequence[Stream]
+    backbone: torch.nn.Module | None = None
+
+    def finish(self, sweep_dir: Path | None = None) -> Summary:
+        """Run what is missing and return the summary; an equal finished run of the same sweep is taken over.
+
+        Raises ``ValueError`` when the folder holds another run.
+        """
+        fingerprint = claim_run_folder(self.run_dir, run_settings(self.cfg, self.streams))
+        duplicate = self.run_dir / DUPLICATE_FILE
+        twin = find_finished(sweep_dir, fingerprint, self.run_dir) if sweep_dir else None
+        if twin is not None:
+            content = {"fingerprint": fingerprint, "run": os.path.relpath(twin, self.run_dir)}
+            write_text_atomically(duplicate, json.dumps(content, indent=2) + "\n")
+            return read_summary(twin)
+        duplicate.unlink(missing_ok=True)
+        return self._complete(fingerprint)
+
+    def _complete(self, fingerprint: str) -> Summary:
+        records = self._known_records()
+        tasks = pending_tasks(self.streams, records)
+        if tasks:
+            self._describe()
+            try:
+                self._predict(tasks, fingerprint)
+            finally:
+                records = collect_records(self.run_dir)
+        requested_tokens = build(self.cfg.pruner).num_kept(self.cfg.backbone.tokens_per_frame)
+        summary = {**summarize(records, requested_tokens, self.cfg.seed), **self._facts(fingerprint)}
+        write_summary(self.run_dir, summary)
+        return summary
+
+    def _known_records(self) -> list[Record]:
+        records = collect_records(self.run_dir)
+        if OmegaConf.select(self.cfg, "retry_failed", default=False):
+            records = [record for record in records if record.status != "failed"]
+            write_records(self.run_dir / RECORDS_FILE, records)
+        return records
+
+    def _describe(self) -> None:
+        """Save the settings where the command line did not, and take away a summary that will be out of date."""
+        (self.run_dir / SUMMARY_FILE).unlink(missing_ok=True)
+        if not (self.run_dir / CONFIG_FILE).exists():
+            save_config(self.cfg, self.run_dir / CONFIG_FILE)
+
+    def _predict(self, tasks: list[StreamTask], fingerprint: str) -> None:
+        cfg = OmegaConf.create(OmegaConf.to_container(self.cfg, resolve=True))
+        module = StreamPredictor(cfg, self.benchmark, fingerprint, self.backbone)
+        callbacks = [RecordWriter(self.run_dir), StreamProgress(self.benchmark.fps)]
+        with quiet_lightning():
+            trainer = make_trainer(cfg.trainer, self.run_dir, callbacks)
+            trainer.predict(module, datamodule=StreamDataModule(tasks), return_predictions=False)
+        self.backbone = module.backbone
+
+    def _facts(self, fingerprint: str) -> dict[str, Any]:
+        cfg = self.cfg
+        device = resolved_accelerator(cfg.trainer.accelerator)
+        return {
+            "run": {group: cfg[group].name for group in ("backbone", "cacher", "pruner", "dataset")},
+            "settings": {"cacher": repr(build(cfg.cacher)), "pruner": repr(build(cfg.pruner))},
+            "fps": self.benchmark.fps,
+            "seed": cfg.seed,
+            "device": device,
+            "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu_model(),
+            "num_devices": cfg.trainer.devices,
+            "precision": cfg.trainer.precision,
+            "fingerprint": fingerprint,
+        }

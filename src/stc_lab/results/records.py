@@ -1,0 +1,141 @@
+"""``records.jsonl``: one JSON object per question, the only truth about a run; everything else is derived."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+RECORDS_FILE = "records.jsonl"
+SCHEMA = 1
+STATUSES = ("answered", "unanswered", "failed")
+TIMING_FIELDS = ("latency_ms", "ttft_ms", "wall_ms", "warmup", "memory")
+FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup")
+
+
+@dataclass
+class Record:
+    """What became of one question.
+
+    ``time_s`` is ``None`` for a question at the end of the video. ``status``: ``answered``; ``unanswered``
+    when no answer could be read; ``failed`` with ``reason`` when the stream broke. ``error`` is set only when
+    the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
+    ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
+    ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``latency_ms`` and
+    ``flops`` per stage, and ``num_warmup`` (that many first frames are not for latency statistics).
+    ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the time since the previous
+    record was made, loop, records and progress display included. ``memory`` holds ``peak_mem_gib`` and the
+    session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.
+    """
+
+    fingerprint: str
+    stream_id: str
+    question_id: str
+    task: str
+    group: str
+    time_s: float | None
+    question: str
+    options: list[str]
+    answer: str
+    status: str
+    reason: str | None = None
+    error: str | None = None
+    prediction: str | None = None
+    correct: bool | None = None
+    text: str = ""
+    reader: str | None = None
+    letter_logits: dict[str, float] | None = None
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_frames_seen: int = 0
+    last_frame_time_s: float | None = None
+    frames: dict[str, Any] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    ttft_ms: float | None = None
+    wall_ms: float | None = None
+    warmup: bool = False
+    memory: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Stream and question id, unique within a run."""
+        return self.stream_id, self.question_id
+
+    def to_line(self) -> str:
+        """The record as one line of JSON, without the line break."""
+        return json.dumps(vars(self), allow_nan=False, separators=(",", ":"))
+
+
+def answer_view(record: Record) -> dict[str, Any]:
+    """The part that must not depend on speed, stream order, sharding or interruptions: all but the timing."""
+    view = {name: value for name, value in asdict(record).items() if name not in TIMING_FIELDS}
+    view["frames"] = {name: value for name, value in record.frames.items() if name not in FRAME_TIMING_FIELDS}
+    return view
+
+
+def read_records(path: Path) -> list[Record]:
+    """All complete records of a file, in file order; none when the file is missing.
+
+    A last line that was cut off (a killed run) is left out. Raises ``ValueError`` for any other line that is
+    not a record of this schema, and for a question that is recorded twice.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes()[: _complete_size(path)].splitlines()
+    records = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+    check_unique(records, path)
+    return records
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a half-written last line off, so that the next record starts on a line of its own."""
+    if path.is_file() and _complete_size(path) < path.stat().st_size:
+        os.truncate(path, _complete_size(path))
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replace the file at once: a reader sees the old file or the new one, never a part."""
+    write_text_atomically(path, "".join(record.to_line() + "\n" for record in records))
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write beside ``path``, flush to disk, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def check_unique(records: Iterable[Record], path: Path) -> None:
+    """Raise ``ValueError`` naming the first question that occurs twice."""
+    seen: set[tuple[str, str]] = set()
+    for record in records:
+        if record.key in seen:
+            raise ValueError(f"{path}: question '{record.question_id}' of '{record.stream_id}' is recorded twice")
+        seen.add(record.key)
+
+
+def _complete_size(path: Path) -> int:
+    """Bytes up to and including the last line break."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def _parse(path: Path, number: int, line: bytes) -> Record:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} line {number} is not JSON ({error}); only the last line may be cut off") from error
+    if content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} line {number}: records of schema {content.get('schema')}, this version reads {SCHEMA}")
+    unknown = set(content) - {f.name for f in fields(Record)}
+    if unknown:
+        raise ValueError(f"{path} line {number}: unknown fields {sorted(unknown)}")
+    return Record(**content)

@@ -1,0 +1,137 @@
+"""``summary.json``: what a run says, derived from its records."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stc_lab.measure.timer import FRAME_STAGES, QUESTION_STAGES
+from stc_lab.results.records import SCHEMA, Record, write_text_atomically
+from stc_lab.results.statistics import accuracy_summary, distribution, split_summary
+
+SUMMARY_FILE = "summary.json"
+ENCODE_STAGES = tuple(stage for stage in FRAME_STAGES if stage != "decode")
+
+
+def summarize(records: Sequence[Record], requested_tokens: int | None, seed: int = 0) -> dict[str, Any]:
+    """All numbers of a run.
+
+    ``requested_tokens``: tokens per frame that the pruner was asked for. Latency is in milliseconds without
+    warm-up: per stage, ``frame_ms`` (all stages of a frame but decoding), ``answer_ms`` (all stages of a
+    question) and ``ttft_ms``. FLOPs are means over all frames or questions. ``overhead_ratio`` is the share of
+    the wall time that no stage accounts for: loop, records, progress display.
+    """
+    frames = _FrameColumns(records)
+    return {
+        "schema": SCHEMA,
+        **accuracy_summary(records, seed),
+        "num_answered": _count(records, "answered"),
+        "num_unanswered": _count(records, "unanswered"),
+        "num_failed": _count(records, "failed"),
+        "num_errors": sum(record.error is not None for record in records),
+        "by_task": split_summary(records, lambda record: record.task, seed),
+        "by_group": split_summary(records, lambda record: record.group, seed),
+        "num_frames": len(frames.num_tokens),
+        "tokens_per_frame": {"requested": requested_tokens, "achieved": _mean(frames.num_tokens)},
+        "reference_ratio": _mean(frames.is_reference),
+        "update_ratio": _mean(frames.update_ratio),
+        "latency_ms": _latency(records, frames),
+        "frame_ms": distribution(frames.total_ms),
+        "answer_ms": distribution([sum(r.latency_ms.values()) for r in _timed_questions(records)]),
+        "ttft_ms": distribution([r.ttft_ms for r in _timed_questions(records)]),
+        "flops_per_frame": {stage: _mean(values) for stage, values in frames.flops.items()},
+        "flops_per_question": _question_flops(records),
+        "kv_bytes": {
+            "device": _peak(records, "kv_bytes_device"),
+            "host": _peak(records, "kv_bytes_host"),
+        },
+        "peak_mem_gib": _peak(records, "peak_mem_gib"),
+        "overhead_ratio": overhead_ratio(records),
+    }
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``; its presence marks a run as finished."""
+    write_text_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, ``None`` for any other folder."""
+    path = run_dir / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def overhead_ratio(records: Iterable[Record]) -> float | None:
+    """Share of the wall time of the answered questions and their frames that lies outside all stages."""
+    wall_ms, stage_ms = 0.0, 0.0
+    for record in records:
+        if record.wall_ms is not None:
+            wall_ms += record.wall_ms
+            stage_ms += sum(record.latency_ms.values())
+            stage_ms += sum(sum(values) for values in record.frames["latency_ms"].values())
+    return 1 - stage_ms / wall_ms if wall_ms else None
+
+
+class _FrameColumns:
+    """The frame entries of all records, one list per column; times without warm-up."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.num_tokens: list[int] = []
+        self.is_reference: list[bool] = []
+        self.update_ratio: list[float] = []
+        self.total_ms: list[float] = []
+        self.latency_ms: dict[str, list[float]] = defaultdict(list)
+        self.flops: dict[str, list[int]] = defaultdict(list)
+        for record in records:
+            if record.frames:
+                self._add(record.frames)
+
+    def _add(self, frames: dict[str, Any]) -> None:
+        for name in ("num_tokens", "is_reference", "update_ratio"):
+            getattr(self, name).extend(frames[name])
+        for stage, values in frames["flops"].items():
+            self.flops[stage].extend(values)
+        first = frames["num_warmup"]
+        for stage, values in frames["latency_ms"].items():
+            self.latency_ms[stage].extend(values[first:])
+        encode = [values[first:] for stage, values in frames["latency_ms"].items() if stage in ENCODE_STAGES]
+        self.total_ms.extend(np.sum(encode, axis=0).tolist() if encode else [])
+
+
+def _latency(records: Sequence[Record], frames: _FrameColumns) -> dict[str, dict[str, float]]:
+    values = dict(frames.latency_ms)
+    for record in _timed_questions(records):
+        for stage, latency_ms in record.latency_ms.items():
+            values.setdefault(stage, []).append(latency_ms)
+    known = [stage for stage in (*FRAME_STAGES, *QUESTION_STAGES) if values.get(stage)]
+    others = sorted(stage for stage in values if stage not in known and values[stage])
+    return {stage: distribution(values[stage]) for stage in (*known, *others)}
+
+
+def _timed_questions(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.ttft_ms is not None and not record.warmup]
+
+
+def _question_flops(records: Iterable[Record]) -> dict[str, float]:
+    values: dict[str, list[int]] = defaultdict(list)
+    for record in records:
+        for stage, flops in record.flops.items():
+            values[stage].append(flops)
+    return {stage: _mean(flops) for stage, flops in values.items()}
+
+
+def _count(records: Iterable[Record], status: str) -> int:
+    return sum(record.status == status for record in records)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _peak(records: Iterable[Record], name: str) -> float | None:
+    return max((record.memory[name] for record in records if name in record.memory), default=None)

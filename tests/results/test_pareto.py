@@ -1,0 +1,100 @@
+"""The non-dominated set, and which runs of a sweep get onto the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from stc_lab.results.frontier import make_frontier
+from stc_lab.results.pareto import line_labels, non_dominated, read_sweep
+
+
+def add_run(folder: Path, accuracy: float | None, frame_ms: float, **settings) -> None:
+    """A finished run as the predict loop leaves it."""
+    flat = {"backbone.name": "rekv", "cacher.name": "none", "pruner.name": "stc", "dataset.name": "pocket",
+            "pruner.num_tokens": 64, "cacher.interval": 2, **settings}  # fmt: skip
+    key = repr(sorted(flat.items()))
+    tokens = flat["pruner.num_tokens"]
+    summary = {
+        "run": {group: flat[f"{group}.name"] for group in ("backbone", "cacher", "pruner", "dataset")},
+        "tokens_per_frame": {"requested": tokens, "achieved": float(tokens)},
+        "update_ratio": 1.0, "accuracy": accuracy, "coverage": 1.0, "num_questions": 50,
+        "accuracy_ci95": None if accuracy is None else [accuracy - 0.05, min(1.0, accuracy + 0.05)],
+        "frame_ms": {"mean": frame_ms, "median": frame_ms, "p90": frame_ms, "iqr": 0.1, "num": 10},
+        "ttft_ms": None, "flops_per_frame": {"vision": 1e9}, "kv_bytes": {"device": 1, "host": None},
+        "peak_mem_gib": 1.0, "fingerprint": key,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "fingerprint.json").write_text(json.dumps({"fingerprint": key, "settings": flat}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture()
+def sweep_dir(tmp_path: Path) -> Path:
+    for number, (tokens, accuracy, frame_ms) in enumerate([(16, 0.6, 10.0), (64, 0.8, 14.0), (128, 0.78, 20.0)]):
+        add_run(tmp_path / f"stc{number}", accuracy, frame_ms, **{"pruner.num_tokens": tokens})
+    add_run(tmp_path / "random0", 0.5, 9.0, **{"pruner.name": "random", "pruner.num_tokens": 16})
+    add_run(tmp_path / "full", 0.82, 30.0, **{"pruner.name": "none", "pruner.num_tokens": 196})
+    return tmp_path
+
+
+def test_non_dominated_by_hand() -> None:
+    accuracy = [0.5, 0.8, 0.8, 0.7, np.nan, 0.9]
+    cost = [1.0, 3.0, 3.0, 3.5, 0.1, 9.0]
+    assert non_dominated(accuracy, cost).tolist() == [True, True, True, False, False, True]
+
+
+def test_non_dominated_set_equals_its_definition_on_random_points() -> None:
+    rng = np.random.default_rng(0)
+    accuracy, cost = rng.integers(0, 6, 40) / 6, rng.integers(0, 6, 40)
+    mask = non_dominated(accuracy, cost)
+    for i in range(40):
+        beaten = any(
+            accuracy[j] >= accuracy[i] and cost[j] <= cost[i] and (accuracy[j] > accuracy[i] or cost[j] < cost[i])
+            for j in range(40)
+        )
+        assert mask[i] == (not beaten)
+
+
+def test_sweep_counts_equal_runs_once_and_names_what_it_leaves_out(sweep_dir: Path) -> None:
+    add_run(sweep_dir / "twice", 0.8, 14.0, **{"pruner.num_tokens": 64})
+    add_run(sweep_dir / "stc0" / "baseline", 0.82, 30.0, **{"pruner.name": "none", "pruner.num_tokens": 196})
+    add_run(sweep_dir / "broken", 0.99, 1.0, **{"pruner.num_tokens": 8})
+    (sweep_dir / "broken" / "error.json").write_text(json.dumps({"reason": "it broke"}))
+    (sweep_dir / "killed").mkdir()
+    (sweep_dir / "killed" / "fingerprint.json").write_text("{}")
+    (sweep_dir / "copy").mkdir()
+    (sweep_dir / "copy" / "fingerprint.json").write_text("{}")
+    (sweep_dir / "copy" / "duplicate_of.json").write_text("{}")
+    sweep = read_sweep(sweep_dir)
+    assert len(sweep.points) == 5
+    assert sweep.left_out == {"broken": "it broke", "killed": "not finished: no summary"}
+    assert set(sweep.points.loc[sweep.points["is_non_dominated"], "requested_tokens"]) == {16, 64, 196}
+
+
+def test_lines_are_named_after_what_differs_but_the_budget() -> None:
+    base = {"backbone.name": "rekv", "cacher.name": "stc", "pruner.name": "stc", "dataset.name": "pocket"}
+    runs = [{**base, "cacher.interval": n, "pruner.num_tokens": b} for n in (2, 4) for b in (16, 64)]
+    assert line_labels(runs) == ["stc + stc (interval=2)"] * 2 + ["stc + stc (interval=4)"] * 2
+    assert line_labels(runs[:2]) == ["stc + stc"] * 2
+
+
+def test_files_and_picture(sweep_dir: Path) -> None:
+    with (sweep_dir / "out.txt").open("w") as file:
+        make_frontier(sweep_dir, Console(file=file, width=200))
+    content = json.loads((sweep_dir / "pareto.json").read_text())
+    assert set(content["non_dominated"]) == {"random0", "stc0", "stc1", "full"}
+    assert len((sweep_dir / "pareto.csv").read_text().splitlines()) == 6
+    assert imread(sweep_dir / "pareto.png").std() > 0.05
+    assert "80.0%" in (sweep_dir / "out.txt").read_text()
+
+
+def test_a_sweep_without_scored_runs_still_gives_its_files(tmp_path: Path) -> None:
+    add_run(tmp_path / "unlabelled", None, 3.0)
+    make_frontier(tmp_path, Console(file=(tmp_path / "out.txt").open("w")))
+    assert json.loads((tmp_path / "pareto.json").read_text())["non_dominated"] == []
