@@ -1,0 +1,74 @@
+"""Our own loop over the layers of a Hugging Face Qwen2 text model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stc_lab.language.kv.base import DecoderShape, KVStore, Step
+from stc_lab.language.rotary import Rotary
+
+
+class TextDecoder:
+    """Runs a ``Qwen2Model`` and its ``lm_head`` on a pluggable key-value store.
+
+    Only leaf modules are called (projections, norms, MLP); attention, positions and memory are the store's.
+    With a growing store the logits equal those of the Hugging Face model. Weights stay in the modules that are
+    passed in, so moving those moves the decoder.
+    """
+
+    def __init__(self, model: nn.Module, lm_head: nn.Module) -> None:
+        config = model.config
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+            raise ValueError("text_config.use_sliding_window=true is not supported: the store defines the window")
+        self.config = config
+        self._model = model
+        self._lm_head = lm_head
+        attention = model.layers[0].self_attn
+        self.shape = DecoderShape(
+            num_layers=len(model.layers),
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=attention.head_dim,
+            scale=attention.scaling,
+            rotary=Rotary.of(model.rotary_emb),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._model.embed_tokens.weight.device
+
+    def embed(self, token_ids: Sequence[int] | Tensor) -> Tensor:
+        """Token ids [T] -> embeddings [T, H]."""
+        return self._model.embed_tokens(torch.as_tensor(token_ids, dtype=torch.long, device=self.device))
+
+    def __call__(
+        self, embeds: Tensor, store: KVStore, positions: Tensor | None = None, lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """Embeddings [T, H] -> final-norm hidden states [T, H]; ``store`` remembers the tokens.
+
+        ``lengths``: sizes of the pieces (frames) in this pass, one piece by default; ``positions`` [T]: explicit
+        positions. Raises ``ValueError`` when the lengths do not add up to T or the store refuses the positions.
+        """
+        lengths = (embeds.shape[0],) if lengths is None else tuple(lengths)
+        if sum(lengths) != embeds.shape[0] or min(lengths) < 1:
+            raise ValueError(f"lengths={lengths} do not split {embeds.shape[0]} tokens")
+        store.begin(Step(lengths, positions))
+        hidden = embeds
+        for index, layer in enumerate(self._model.layers):
+            hidden = hidden + self._attention(index, layer, hidden, store)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self._model.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final-norm hidden states [..., H] -> logits [..., vocabulary]."""
+        return self._lm_head(hidden)
+
+    def _attention(self, index: int, layer: nn.Module, hidden: Tensor, store: KVStore) -> Tensor:
+        block, normed = layer.self_attn, layer.input_layernorm(hidden)
+        heads = (hidden.shape[0], -1, self.shape.head_dim)
+        queries, keys = block.q_proj(normed).view(heads), block.k_proj(normed).view(heads)
+        return block.o_proj(store.attend(index, queries, keys, block.v_proj(normed).view(heads)))

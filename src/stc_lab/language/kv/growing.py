@@ -1,0 +1,58 @@
+"""The ordinary cache of a causal decoder: keeps everything, every token sees all before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stc_lab.language.attention import attend, grouped, ungrouped
+from stc_lab.language.kv.base import DecoderShape, Step
+from stc_lab.language.kv.buffer import KVBuffer
+from stc_lab.language.masks import BandMask
+from stc_lab.language.rotary import Rotation
+
+UNLIMITED = 2**62
+
+
+class GrowingStore:
+    """Keys are rotated once, at the explicit positions of the step or counting on from the last one."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        self._shape = shape
+        self._layers = [KVBuffer() for _ in range(shape.num_layers)]
+        self._mask = BandMask(UNLIMITED)
+        self._step: Step | None = None
+        self._rotation: Rotation | None = None
+        self._next_position = 0
+
+    def __len__(self) -> int:
+        return len(self._layers[-1])
+
+    def begin(self, step: Step) -> None:
+        """Positions [T] may be any integers or floats; the default counts on. Raises ``ValueError`` if not T."""
+        if step.positions is not None and step.positions.shape != (step.num_tokens,):
+            raise ValueError(f"positions has shape {tuple(step.positions.shape)}, expected ({step.num_tokens},)")
+        self._step, self._rotation = step, None
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :class:`stc_lab.language.kv.base.KVStore`."""
+        rotation = self._rotation = self._rotation or self._rotate(keys)
+        buffer = self._layers[layer]
+        buffer.append(rotation(keys), values)
+        all_keys, all_values = buffer.last(len(buffer))
+        mask = self._mask.corner(queries.shape[0], len(buffer), queries)
+        q = grouped(rotation(queries), self._shape.num_kv_heads)
+        return ungrouped(attend(q, all_keys, all_values, mask, self._shape.scale))
+
+    def drop_last(self, num_tokens: int) -> None:
+        """Forget the newest tokens, so that the next ones continue from before them."""
+        self._next_position -= num_tokens
+        for buffer in self._layers:
+            buffer.drop_last(num_tokens)
+
+    def _rotate(self, keys: Tensor) -> Rotation:
+        positions = self._step.positions
+        if positions is None:
+            positions = torch.arange(self._next_position, self._next_position + keys.shape[0], device=keys.device)
+        self._next_position = int(positions[-1]) + 1
+        return self._shape.rotary(positions.to(keys.device), keys.dtype)

@@ -1,0 +1,71 @@
+"""Rotary position embedding with explicit positions, accurate at any distance from the start of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosine and signed sine [T, d] of T positions; call it on states [T, heads, d] to rotate them."""
+
+    cos: Tensor
+    signed_sin: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        half = states.shape[-1] // 2
+        swapped = torch.cat((states[..., half:], states[..., :half]), dim=-1)
+        return torch.addcmul(states * self.cos[:, None], swapped, self.signed_sin[:, None])
+
+    def __getitem__(self, rows: slice) -> Rotation:
+        return Rotation(self.cos[rows], self.signed_sin[rows])
+
+
+class Rotary:
+    """Rotations of a Hugging Face rotary embedding module.
+
+    Angles are computed in float64: at position 700,000 (an hour at one frame a second) a float32 angle is
+    already off by 0.03 rad. The frequencies come from a freshly built module, because casting a model to half
+    precision casts its frequency buffer as well.
+    """
+
+    def __init__(self, inv_freq: Tensor, scaling: float = 1.0) -> None:
+        self._inv_freq = inv_freq.detach().double()
+        self._scaling = scaling
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Rotary:
+        """``module``: the ``rotary_emb`` of a Qwen2-like text model (default and static scaled types)."""
+        fresh = type(module)(module.config)
+        return cls(fresh.inv_freq, float(fresh.attention_scaling))
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Rotation for ``positions`` [T] (integers or floats) on their device."""
+        if self._inv_freq.device != positions.device:
+            self._inv_freq = self._inv_freq.to(positions.device)
+        angles = positions.double()[:, None] * self._inv_freq
+        cos, sin = (angles.cos() * self._scaling).to(dtype), (angles.sin() * self._scaling).to(dtype)
+        return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+    def span(self, start: int, stop: int, like: Tensor) -> Rotation:
+        """Rotation for the positions ``start .. stop - 1`` in the dtype and on the device of ``like``."""
+        return self(torch.arange(start, stop, device=like.device), like.dtype)
+
+
+class RotationTable:
+    """Rotations of the positions 0, 1, 2, ... kept for reuse; grows by doubling."""
+
+    def __init__(self, rotary: Rotary) -> None:
+        self._rotary = rotary
+        self._table: Rotation | None = None
+
+    def span(self, start: int, stop: int, like: Tensor) -> Rotation:
+        """Rotation for the positions ``start .. stop - 1`` in the dtype and on the device of ``like``."""
+        table = self._table
+        if table is None or table.cos.shape[0] < stop or table.cos.dtype != like.dtype:
+            size = 2 * (stop if table is None else max(stop, table.cos.shape[0]))
+            table = self._table = self._rotary.span(0, size, like)
+        return table[start:stop]
