@@ -10,7 +10,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 
 from stc_lab.vision import ClipTower, SiglipTower, VisionTower
 
-SIZES = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=3, image_size=42, patch_size=6)
+SIZES = dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=3)
+SIZES |= dict(image_size=42, patch_size=6)
 
 
 @pytest.fixture(autouse=True)

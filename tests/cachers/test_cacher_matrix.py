@@ -61,9 +61,12 @@ def test_future_frames_do_not_matter(cacher, tower, stream, make_stream):
 def test_interleaved_sessions_are_separate(cacher, tower, stream, make_stream):
     streams = (stream, make_stream(seed=1))
     states = [cacher.new_state() for _ in streams]
-    parts = [[cacher.encode(tower, s[f : f + 1], state).features for s, state in zip(streams, states)] for f in range(8)]
-    for got, s in zip(zip(*parts), streams, strict=True):
-        assert torch.equal(torch.cat(got), in_calls(cacher, tower, s, [1] * 8))
+    features = [[], []]
+    for f in range(8):
+        for mine, pixels, state in zip(features, streams, states, strict=True):
+            mine.append(cacher.encode(tower, pixels[f : f + 1], state).features)
+    for mine, pixels in zip(features, streams, strict=True):
+        assert torch.equal(torch.cat(mine), in_calls(cacher, tower, pixels, [1] * 8))
 
 
 def test_a_new_state_starts_afresh(cacher, tower, stream, make_stream):

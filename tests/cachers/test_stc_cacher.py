@@ -18,7 +18,10 @@ def plain(tower, pixels):
     return NoCacher().encode(tower, pixels, None).features
 
 
-@pytest.mark.parametrize("settings", [{"interval": 1}, {"update_ratio": 1.0}, {"threshold": 1.0, "interval": None}], ids=str)
+EVERYTHING = [{"interval": 1}, {"update_ratio": 1.0}, {"threshold": 1.0, "interval": None}]
+
+
+@pytest.mark.parametrize("settings", EVERYTHING, ids=str)
 def test_recomputing_everything_is_the_plain_tower(tower, stream, settings):
     torch.testing.assert_close(encode(STCCacher(**settings), tower, stream).features, plain(tower, stream), **CLOSE)
 
@@ -41,7 +44,14 @@ def test_selective_frames_differ_from_the_plain_tower_but_less_with_more_updates
 
 @pytest.mark.parametrize(
     ("interval", "chunk_size", "references"),
-    [(2, 1, [0, 2, 4, 6]), (3, 1, [0, 3, 6]), (None, 1, [0]), (2, 2, [0, 1, 4, 5]), (None, 3, [0, 1, 2]), (2, 5, [0, 1, 2, 3, 4])],
+    [
+        (2, 1, [0, 2, 4, 6]),
+        (3, 1, [0, 3, 6]),
+        (None, 1, [0]),
+        (2, 2, [0, 1, 4, 5]),
+        (None, 3, [0, 1, 2]),
+        (2, 5, [0, 1, 2, 3, 4]),
+    ],
 )
 def test_which_frames_are_references(tower, stream, interval, chunk_size, references):
     encoded = encode(STCCacher(interval=interval, chunk_size=chunk_size), tower, stream)
@@ -113,7 +123,7 @@ def test_the_reference_keeps_no_larger_tensor_alive(tower, stream):
     state = STCCacher(chunk_size=8).new_state()
     STCCacher(chunk_size=8).encode(tower, stream, state)
     for reference in state.references:
-        for tensor in (reference.unit_key, reference.value, reference.update):
+        for tensor in (reference.key, reference.value, reference.update):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 

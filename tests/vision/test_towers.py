@@ -13,7 +13,8 @@ from stc_lab.cachers import NoCacher
 from stc_lab.vision import ClipTower, SiglipTower
 from stc_lab.vision.attention import multi_head_attention
 
-SIZES = dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_hidden_layers=3, image_size=42, patch_size=6)
+SIZES = dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_hidden_layers=3)
+SIZES |= dict(image_size=42, patch_size=6)
 MODELS = {
     "siglip": (SiglipTower, SiglipVisionModel, SiglipVisionConfig(**SIZES, vision_use_head=False)),
     "clip": (ClipTower, CLIPVisionModel, CLIPVisionConfig(**SIZES)),

@@ -16,21 +16,22 @@ Select = Callable[[Tensor], Selection]
 
 @dataclass(frozen=True)
 class LayerReference:
-    """One layer of the reference frame. Tensors are copies, so that nothing of a larger batch is kept alive.
+    """One layer of the reference frame, in tensors that keep nothing of a larger batch alive.
 
-    ``unit_key`` [T, C]: key projection scaled to unit length, at least float32; ``value`` [T, C]: value projection;
-    ``update`` [T, C]: what the layer added to the residual stream, attention output plus MLP output. A token that
-    is not recomputed gets just this added, so the sum is all that has to be kept of the two.
+    ``key`` and ``value`` [T, C]: projection outputs, all heads together; ``key_length`` [T]; ``update`` [T, C]: what
+    the layer added to the residual stream, attention output plus MLP output. A token that is not recomputed gets
+    just this added, so the sum is all that has to be kept of the two.
     """
 
-    unit_key: Tensor
+    key: Tensor
+    key_length: Tensor
     value: Tensor
     update: Tensor
 
     def similarity(self, key: Tensor) -> Tensor:
-        """Cosine [F, T] of ``key`` [F, T, C] with the reference, token by token, over all heads together."""
-        key = key.to(self.unit_key.dtype)
-        return torch.linalg.vecdot(key, self.unit_key) / _length(key)
+        """Cosine [F, T] of ``key`` [F, T, C] with the reference, token by token, in float32 or better."""
+        key, own = _precise(key), _precise(self.key)
+        return torch.linalg.vecdot(key, own) / (_length(key) * self.key_length)
 
 
 def run_reference(block: Block, x: Tensor) -> tuple[Tensor, LayerReference]:
@@ -40,9 +41,9 @@ def run_reference(block: Block, x: Tensor) -> tuple[Tensor, LayerReference]:
     attended = block.project(block.attend(block.query(normed), key, value))
     x = x + attended
     fed = block.mlp(block.norm2(x))
-    exact_key = key[-1].to(torch.promote_types(key.dtype, torch.float32))
-    unit_key = exact_key / _length(exact_key).unsqueeze(-1)
-    return x + fed, LayerReference(unit_key, value[-1].clone(), attended[-1] + fed[-1])
+    last_key = _last(key)
+    reference = LayerReference(last_key, _length(_precise(last_key)), _last(value), attended[-1] + fed[-1])
+    return x + fed, reference
 
 
 def run_selective(
@@ -82,6 +83,15 @@ def _attend_per_frame(block: Block, query: Tensor, key: Tensor, value: Tensor, c
 def _flat(x: Tensor) -> Tensor:
     """All frames' tokens end to end, [F, T, C] to [F * T, C]; ``view``, because writes must reach ``x``."""
     return x.view(-1, x.shape[-1])
+
+
+def _last(x: Tensor) -> Tensor:
+    """Last frame of ``x`` [F, T, C]; a copy where it would keep other frames alive."""
+    return x[0] if len(x) == 1 else x[-1].clone()
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _length(key: Tensor) -> Tensor:
