@@ -43,14 +43,13 @@ def attend_two_parts(
     ``far_mask`` hides every far key keeps its local output.
     """
     near, near_lse = attend_with_lse(queries, *local, local_mask, scale)
-    far_keys, far_values = far
-    scores = torch.einsum("hgtd,hnd->hgtn", far_queries, far_keys).float() * scale
+    far_keys, far_values = _expand(far[0], queries), _expand(far[1], queries)
+    scores = (far_queries @ far_keys.transpose(-1, -2)).float() * scale
     if far_mask is not None:
         scores = scores + far_mask.float()
-    weights = scores.softmax(dim=-1).to(far_values.dtype)
-    distant = torch.einsum("hgtn,hnd->hgtd", weights, far_values)
-    share = torch.sigmoid(scores.logsumexp(dim=-1) - near_lse.float()).to(near.dtype)
-    return torch.lerp(near, distant, share[..., None])
+    # The whole local part competes as one key whose score is its log-sum-exp.
+    weights = torch.cat((scores, near_lse.float()[..., None]), dim=-1).softmax(dim=-1).to(near.dtype)
+    return torch.addcmul(weights[..., :-1] @ far_values, weights[..., -1:], near)
 
 
 def attend_with_lse(
