@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,6 +34,10 @@ class StreamDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(StreamDataset(self.tasks), batch_size=1, shuffle=False, num_workers=0, collate_fn=_only)
+
+    def transfer_batch_to_device(self, batch: StreamTask, device: torch.device, dataloader_idx: int) -> StreamTask:
+        """A task holds no tensors."""
+        return batch
 
     def share(self, rank: int, world_size: int) -> list[StreamTask]:
         """The tasks that process ``rank`` of ``world_size`` gets."""

@@ -14,6 +14,7 @@ class FrameLog:
     """
 
     def __init__(self, num_warmup: int = 0) -> None:
+        self.wait_ms = 0.0
         self._warmup_left = num_warmup
         self._reports: list[FrameReport] = []
         self._num_warmup = 0
@@ -27,8 +28,8 @@ class FrameLog:
 
     def take(self) -> dict[str, Any]:
         """The columns since the last call; every column has one entry per frame."""
-        reports, num_warmup = self._reports, self._num_warmup
-        self._reports, self._num_warmup = [], 0
+        reports, num_warmup, wait_ms = self._reports, self._num_warmup, self.wait_ms
+        self._reports, self._num_warmup, self.wait_ms = [], 0, 0.0
         return {
             "timestamp_s": [round(report.timestamp_s, 6) for report in reports],
             "num_tokens": [report.num_tokens for report in reports],
@@ -38,6 +39,7 @@ class FrameLog:
             "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
             "flops": _columns([report.flops for report in reports]),
             "num_warmup": num_warmup,
+            "wait_ms": round(wait_ms, 3),
         }
 
 

@@ -20,7 +20,7 @@ from stc_lab.predict.recorder import Recorder, failure_reason
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record
-from stc_lab.video import VideoError, open_video
+from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class StreamPredictor(LightningModule):
         self.backbone = backbone
         self.cacher = build(cfg.cacher)
         self.pruner = build(cfg.pruner)
+        self._decoder: DecoderProcess | None = None
         self._num_good_streams = 0
         self._num_errors = 0
 
@@ -54,17 +55,20 @@ class StreamPredictor(LightningModule):
         if self.backbone is None:
             self.backbone = build(self.cfg.backbone)
 
-    def transfer_batch_to_device(self, batch: StreamTask, device: torch.device, dataloader_idx: int) -> StreamTask:
-        return batch
-
     def on_predict_start(self) -> None:
         if self.cfg.trainer.num_threads is not None:
             torch.set_num_threads(self.cfg.trainer.num_threads)
         reset_peak_memory(self.device)
+        self._decoder = DecoderProcess()
         measure = self.cfg.measure
         self.recorder = Recorder(
             self.fingerprint, self.benchmark, str(self.device), measure.warmup_frames, measure.warmup_questions
         )
+
+    def teardown(self, stage: str) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
 
     def predict_step(self, task: StreamTask, batch_idx: int) -> list[Record]:
         torch.manual_seed(self.cfg.seed)
@@ -96,19 +100,22 @@ class StreamPredictor(LightningModule):
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
-        self.recorder.restart()
-        video = self.cfg.video
         timer = StageTimer(self.device)
-        with (
-            open_video(task.stream.video, video.reader, self.benchmark.fps, video.timeout_s) as source,
-            closing(self.backbone.open(self.cacher, self.pruner, timer)) as session,
-        ):
+        with self._open_video(task) as source, closing(self.backbone.open(self.cacher, self.pruner, timer)) as session:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
             yield from run_stream(task, session, source, self.recorder, self._chunk_size, self._on_frames)
 
+    def _open_video(self, task: StreamTask) -> FrameSource:
+        video = self.cfg.video
+        with self.recorder.waiting():
+            return open_video(
+                task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
+            )
+
     @property
     def _chunk_size(self) -> int:
-        return getattr(self.cacher, "chunk_size", 1)
+        """Frames per push: what the cacher takes as one batch, or the pruner looks at together."""
+        return max(getattr(self.cacher, "chunk_size", 1), self.pruner.window_frames)
 
     def _on_frames(self, num_frames: int) -> None:
         notify(self.trainer, "on_frames", num_frames)

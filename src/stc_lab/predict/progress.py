@@ -30,8 +30,9 @@ class Display(Protocol):
 class Counts:
     """Frames and questions of one process, done and in all; frames in all are an estimate that gets better."""
 
-    def __init__(self, tasks: list[StreamTask], fps: float) -> None:
+    def __init__(self, tasks: list[StreamTask], fps: float, num_processes: int = 1) -> None:
         self.fps = fps
+        self.num_processes = num_processes
         self.estimates = {task.stream.stream_id: estimated_num_frames(task, fps) for task in tasks}
         self.num_streams = len(tasks)
         self.num_questions = sum(len(task.pending) for task in tasks)
@@ -79,7 +80,8 @@ class StreamProgress(StreamCallback):
             return
         console = self.console or Console(stderr=True)
         self._display = BarDisplay(console) if console.is_terminal else LineDisplay(console)
-        self._counts = Counts(trainer.datamodule.share(trainer.global_rank, trainer.world_size), self.fps)
+        tasks = trainer.datamodule.share(trainer.global_rank, trainer.world_size)
+        self._counts = Counts(tasks, self.fps, trainer.world_size)
         self._display.start(self._counts)
 
     def on_stream_start(self, task: StreamTask, duration_s: float | None) -> None:
@@ -152,7 +154,8 @@ class LineDisplay:
     def start(self, counts: Counts) -> None:
         self._start = self._last = time.monotonic()
         frames = f", about {counts.num_frames} frames" if counts.num_frames else ""
-        self._print(f"{counts.num_streams} streams, {counts.num_questions} questions{frames}")
+        share = f" (first of {counts.num_processes} processes)" if counts.num_processes > 1 else ""
+        self._print(f"{counts.num_streams} streams, {counts.num_questions} questions{frames}{share}")
 
     def update(self, counts: Counts) -> None:
         if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:

@@ -11,15 +11,20 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities
 WARNINGS = (".*does not have many workers.*", ".*predict returned None.*", ".*isinstance.treespec, LeafSpec.*")
 
 
+def silence_lightning() -> None:
+    """The same for the rest of this process: for processes that end with the predict loop."""
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Only errors of Lightning's loggers, and none of its advice on loading data, inside the block."""
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     with warnings.catch_warnings():
-        for message in WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        silence_lightning()
         try:
             yield
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,17 @@ class Recorder:
             report.latency_ms = {"decode": seen.decode_ms.popleft(), **report.latency_ms}
             self._frames.add(report)
 
-    def restart(self) -> None:
-        """Forget frames and time since the last record: a new stream, or a question recorded by an earlier run."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as time in which the loop waited for the video: opening, and what decoding ahead missed."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._frames.wait_ms += (time.perf_counter() - start) * 1e3
+
+    def skip(self) -> None:
+        """Forget frames and time since the last record: they belong to a record of an earlier run, or to none."""
         self._frames.take()
         self._lap = time.perf_counter()
 
@@ -85,6 +95,7 @@ class Recorder:
         """Record of a question that could not be asked because its stream broke."""
         record = self._record(stream, question, "failed", False if question.answer else None, Seen())
         record.frames, record.reason, record.error = {}, reason, error
+        self.skip()
         return record
 
     def _record(self, stream: Stream, question: Question, status: str, correct: bool | None, seen: Seen) -> Record:

@@ -57,14 +57,14 @@ def run_stream(
     seen = Seen()
     last = task.pending[-1]
     for question in task.stream.questions:
-        for chunk in _chunks(source.frames(_until(question)), chunk_size):
+        for chunk in _chunks(_awaited(source.frames(_until(question)), recorder), chunk_size):
             for frame in chunk:
                 seen.add(frame.timestamp_s, frame.decode_ms)
             reports = session.push([frame.pixels for frame in chunk], [frame.timestamp_s for frame in chunk])
             recorder.add_frames(reports, seen)
             on_frames(len(chunk))
         if question.question_id in task.recorded:
-            recorder.restart()
+            recorder.skip()
         elif seen.num_frames == 0:
             yield recorder.unseen(task.stream, question)
         else:
@@ -75,6 +75,16 @@ def run_stream(
 
 def _until(question: Question) -> float | None:
     return None if math.isinf(question.time_s) else question.time_s
+
+
+def _awaited(frames: Iterable[Frame], recorder: Recorder) -> Iterator[Frame]:
+    iterator = iter(frames)
+    while True:
+        with recorder.waiting():
+            frame = next(iterator, None)
+        if frame is None:
+            return
+        yield frame
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

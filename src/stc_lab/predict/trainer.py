@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from stc_lab.predict.callbacks import StreamCallback
+from stc_lab.predict.quiet import silence_lightning
+
+LONGEST_WAIT = timedelta(days=30)
 
 
 def check_devices(settings: DictConfig, is_multirun: bool) -> None:
@@ -23,16 +28,27 @@ def check_devices(settings: DictConfig, is_multirun: bool) -> None:
         )
 
 
-def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCallback]) -> Trainer:
-    """A trainer that only predicts: no checkpoints, no logger, no bars of its own.
+class SpawnedProcesses(DDPStrategy):
+    """One process per device, each with its share of the streams; they meet only at the start and at the end.
 
-    Several devices get one process each by spawning. Lightning's ``ddp`` would start the command line again
-    in every process, and with it Hydra; a spawned process begins at the predict loop.
+    Lightning's ``ddp`` would start the command line again in every process, and with it Hydra; a spawned process
+    begins at the predict loop. One that is done early waits for the others, however long they take.
     """
+
+    def __init__(self) -> None:
+        super().__init__(start_method="spawn", timeout=LONGEST_WAIT)
+
+    def setup_environment(self) -> None:
+        silence_lightning()
+        super().setup_environment()
+
+
+def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCallback]) -> Trainer:
+    """A trainer that only predicts: no checkpoints, no logger, no bars of its own."""
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy="ddp_spawn" if settings.devices > 1 else "auto",
+        strategy=SpawnedProcesses() if settings.devices > 1 else "auto",
         precision=settings.precision,
         profiler=settings.profiler,
         callbacks=list(callbacks),

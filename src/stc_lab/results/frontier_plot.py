@@ -38,7 +38,7 @@ def plot_frontier(points: pd.DataFrame, path: Path) -> None:
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, label: str, number: int) -> None:
-    color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
+    color, marker = COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
     axes.errorbar(
         line["latency_ms"], 100 * line["accuracy"], yerr=_error_bars(line), label=label,
         color=color, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8, capsize=2.5,
@@ -86,4 +86,4 @@ def _dress(axes: Axes, points: pd.DataFrame) -> None:
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
     axes.set_xlim(left=0)
-    axes.legend(title="numbers: tokens per frame", fontsize=10, title_fontsize=9, loc="best")
+    axes.legend(title="cacher + pruner; numbers: tokens per frame", fontsize=10, title_fontsize=9, loc="best")

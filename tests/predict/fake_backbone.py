@@ -1,0 +1,86 @@
+"""A backbone without a model: its answers depend on every frame that its session has seen, and on nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stc_lab.measure import StageTimer
+from stc_lab.types import Answer, FrameReport, Question
+
+TOKENS = 9
+
+
+class FakeBackbone(torch.nn.Module):
+    """``kill_at``: the process kills itself at that question, if ``marker`` names a file that is there.
+
+    ``fail_in``: sessions raise at the first question about frames as bright as that (a stand-in for a defect).
+    """
+
+    tokens_per_frame = TOKENS
+    grid = (3, 3)
+
+    def __init__(
+        self, tokens_per_frame: int = TOKENS, kill_at: str | None = None, marker: str | None = None,
+        fail_in: str | None = None, log: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.kill_at, self.marker, self.fail_in, self.log = kill_at, marker, fail_in, log
+
+    def open(self, cacher, pruner, timer: StageTimer | None = None) -> FakeSession:
+        return FakeSession(self, pruner, timer or StageTimer())
+
+
+class FakeSession:
+    """Keeps a running digest of pixels and times."""
+
+    def __init__(self, backbone: FakeBackbone, pruner, timer: StageTimer) -> None:
+        self.backbone, self.timer = backbone, timer
+        self.num_kept = pruner.num_kept(TOKENS)
+        self.digest, self.times = 0, []
+
+    def push(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[FrameReport]:
+        reports = []
+        for frame, time_s in zip(frames, timestamps_s, strict=True):
+            assert frame.dtype == np.uint8 and frame.ndim == 3
+            assert not self.times or time_s >= self.times[-1]
+            with self.timer.stage("vision"):
+                self.digest = (self.digest * 31 + int(frame.astype(np.int64).sum())) % 1_000_003
+            with self.timer.stage("prefill"):
+                self.times.append(time_s)
+            is_reference = len(self.times) % 2 == 1
+            ratio = 1.0 if is_reference else 0.25
+            flops = {"vision": 100, "prefill": 10 * self.num_kept}
+            reports.append(FrameReport(time_s, is_reference, ratio, TOKENS, self.num_kept, self.timer.drain(), flops))
+        return reports
+
+    def ask(self, question: Question) -> Answer:
+        self._misbehave(question)
+        assert all(time_s <= question.time_s + 1e-3 for time_s in self.times), "a frame of the future was read"
+        with self.timer.stage("generate"):
+            letter = "ABCD"[(self.digest + len(question.text)) % 4]
+        if self.backbone.log:
+            with Path(self.backbone.log).open("a") as file:
+                file.write(f"{question.question_id}\n")
+        prediction = None if question.text == "unreadable" else letter
+        details = {"digest": self.digest}
+        return Answer(letter, prediction, "fake", 5, 1, 1.0, None, self.timer.drain(), {"generate": 7}, details)
+
+    def stats(self) -> dict:
+        return {"kv_bytes_device": 10 * len(self.times), "kv_bytes_host": 0, "num_frames": len(self.times)}
+
+    def close(self) -> None:
+        self.times = None
+
+    def _misbehave(self, question: Question) -> None:
+        backbone = self.backbone
+        if backbone.marker and question.question_id == backbone.kill_at and Path(backbone.marker).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if backbone.fail_in and question.question_id.startswith(backbone.fail_in):
+            raise RuntimeError("a defect")
