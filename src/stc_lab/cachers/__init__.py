@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stc_lab.cachers.base import Cacher, Encoded
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 
-__all__ = ["Cacher", "Encoded", "NoCacher", "STCCacher"]
+__all__ = ["Cacher", "Encoded", "FrameTrace", "NoCacher", "STCCacher"]

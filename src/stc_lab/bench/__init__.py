@@ -1,0 +1,1 @@
+"""Time per frame, compressed against uncompressed in one run: ``python -m stc_lab.bench``."""

@@ -1,0 +1,43 @@
+"""The result in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from stc_lab.bench.rows import Row
+
+COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "with method", "own work", "saved", "quartiles", "bound")
+
+
+def as_table(rows: Sequence[Row], device: str) -> Table:
+    """One line per row; milliseconds are per frame and for the layers that were run."""
+    table = Table(title=f"Time per frame, compressed against uncompressed ({device}, random weights)")
+    for name in COLUMNS:
+        is_text = name in ("part", "size", "method")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    table.caption = (
+        "ms per frame; saved: share of the time, quartiles over the pairs of measurements; bound: share of the FLOPs; "
+        "vision: blocks only, median; prefill: mean over the stream, pruning included"
+    )
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    low, high = row.saved_quartiles
+    return (
+        row.part,
+        row.sizes,
+        row.method,
+        f"{row.num_layers} of {row.full_layers}",
+        "" if row.tokens is None else f"{row.tokens[1]} of {row.tokens[0]}",
+        f"{row.uncompressed_ms:.1f} ms",
+        f"{row.compressed_ms:.1f} ms",
+        "" if row.overhead_ms is None else f"{row.overhead_ms:.1f} ms",
+        f"{row.saved:.1%}",
+        f"{low:.1%} .. {high:.1%}",
+        f"{row.bound:.1%}",
+    )
