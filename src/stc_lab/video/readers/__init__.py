@@ -1,0 +1,1 @@
+"""Readers of video files: decord, and PyAV for whatever decord cannot be trusted with."""
