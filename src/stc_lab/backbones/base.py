@@ -1,0 +1,68 @@
+"""What every backbone and every stream session offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stc_lab.measure import StageTimer
+from stc_lab.vision import VisionTower
+
+if TYPE_CHECKING:
+    from stc_lab.backbones.session import StreamSession
+    from stc_lab.cachers.base import Cacher
+    from stc_lab.pruners.base import Pruner
+
+
+class Backbone(nn.Module, ABC):
+    """A video language model: weights, tokenizer, prompts and answer reading. It holds no state of a stream.
+
+    It is a module, so that a trainer can move and cast it; adapters over its parts own no weights. ``grid`` is
+    (rows, columns) of the visual tokens of a frame before pruning, ``tokens_per_frame`` their number.
+    """
+
+    tokens_per_frame: int
+    grid: tuple[int, int]
+    tower: VisionTower
+
+    @classmethod
+    @abstractmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` for settings that cannot work; loads no weights and uses no network."""
+
+    @classmethod
+    def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
+        """Raise ``ValueError`` where these methods make no sense together; as cheap as :meth:`check_settings`."""
+        pruner.check(int(settings["tokens_per_frame"]))
+
+    @abstractmethod
+    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamSession:
+        """Start a stream. Raises ``ValueError`` when the pruner's budget does not fit this model."""
+
+    @abstractmethod
+    def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Frames, uint8 [H, W, 3] each -> normalised pixels on the device of the model."""
+
+    @abstractmethod
+    def project(self, features: Tensor) -> Tensor:
+        """Tower features [F, T, C] -> visual tokens [F, tokens_per_frame, H] of the language model."""
+
+    @property
+    @abstractmethod
+    def project_flops(self) -> int:
+        """FLOPs of :meth:`project` for one frame."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype

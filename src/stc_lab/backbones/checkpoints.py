@@ -1,0 +1,117 @@
+"""Where a checkpoint lies: the shipped pocket models, a folder, or an id on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+POCKET_ROOT = Path(__file__).resolve().parents[1] / "pocket" / "checkpoints"
+LAB_FILE = "stc_lab.json"
+"""Optional file of a checkpoint folder with sizes that suit it: ``{"rekv": {"n_local": 3136, "topk": 16}}``."""
+
+HUB_SIZES_GB = {
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 1.8,
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": 16.1,
+    "llava-hf/llava-onevision-qwen2-72b-ov-hf": 147,
+}
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files of a checkpoint and how the user named it."""
+
+    name: str
+    folder: Path
+
+    def json(self, *names: str) -> dict[str, Any] | None:
+        """Content of the first of the files ``names`` that exists, ``None`` if none does."""
+        for path in (self.folder / name for name in names):
+            if path.is_file():
+                return _read_json(path)
+        return None
+
+    def lab_settings(self, backbone: str) -> dict[str, Any]:
+        """What the checkpoint itself suggests for ``backbone`` (see ``LAB_FILE``)."""
+        return (self.json(LAB_FILE) or {}).get(backbone, {})
+
+
+def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Checkpoint | None:
+    """The checkpoint if ``name`` is ``pocket`` or a folder; ``None`` for a hub id. Never uses the network.
+
+    Raises ``ValueError`` when it is neither, or when one of the files ``required`` (or all weights) is missing.
+    """
+    folder = POCKET_ROOT / backbone if name == "pocket" else Path(name).expanduser()
+    if not folder.is_dir():
+        return _not_a_folder(name, folder)
+    missing = [file for file in required if not (folder / file).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ValueError(f"backbone.checkpoint={name}: {', '.join(missing)} not found in {folder.resolve()}")
+    return Checkpoint(name, folder)
+
+
+def cached_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ...]) -> Checkpoint | None:
+    """The files of ``hub_id`` if the local cache holds them; never uses the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    complete = all((folder / file).is_file() for file in required) and any(folder.glob("*.safetensors"))
+    return Checkpoint(hub_id, folder) if complete else None
+
+
+def fetched_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ...]) -> Checkpoint:
+    """The files of ``hub_id``, downloaded where the cache lacks some.
+
+    Raises ``ValueError`` with the id, its size and the command that fetches it where the hub cannot be reached
+    or does not hold it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise ValueError(_not_fetched(hub_id, revision, error)) from error
+    return local_checkpoint(str(folder), hub_id, required)
+
+
+def _not_a_folder(name: str, folder: Path) -> None:
+    if name == "pocket":
+        raise ValueError(
+            f"backbone.checkpoint=pocket: the shipped model is missing ({folder}); reinstall the package, or train "
+            "it with: python -m stc_lab.pocket.train"
+        )
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"backbone.checkpoint={name}: no such folder; give pocket, a folder, or a hub id such as "
+            f"{next(iter(HUB_SIZES_GB))}"
+        )
+    return None
+
+
+def _not_fetched(hub_id: str, revision: str | None, error: Exception) -> str:
+    size = f"about {HUB_SIZES_GB[hub_id]:g} GB" if hub_id in HUB_SIZES_GB else "size not known here"
+    pinned = f" --revision {revision}" if revision else ""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"backbone.checkpoint={hub_id}: no folder of that name, not in the local cache, and not fetched from the hub "
+        f"({type(error).__name__}: {reason}). Fetch it once ({size}) where there is a network: "
+        f"hf download {hub_id}{pinned}; or give the folder that holds it"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error

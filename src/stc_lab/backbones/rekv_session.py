@@ -1,0 +1,148 @@
+"""One stream on ReKV: every frame a block, every question its own retrieved context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stc_lab.backbones.answers import best_letter, read_letter, read_text
+from stc_lab.backbones.prompts import INIT, answer_prompt
+from stc_lab.backbones.session import StreamSession
+from stc_lab.language.generate import greedy_with_logits
+from stc_lab.language.kv import ReKVMemory
+from stc_lab.language.kv.retrieved import RetrievedStore
+from stc_lab.measure.flops import decoder_flops
+from stc_lab.types import Answer, Question, VisualTokens
+
+if TYPE_CHECKING:
+    from stc_lab.backbones.rekv import ReKV
+
+
+class ReKVSession(StreamSession):
+    """Frames go into the memory one block each; a question retrieves blocks by its raw text, per layer."""
+
+    backbone: ReKV
+
+    def stats(self) -> dict[str, int]:
+        """Sizes of the memory.
+
+        ``num_tokens``: visual tokens remembered; ``num_blocks``: frames they came from; ``num_offloaded_blocks``:
+        those that left the device; ``kv_bytes_device``: windows, init tokens, representative keys, blocks still on
+        the device; ``kv_bytes_host``: offloaded blocks (on a CPU these are counted, but not moved);
+        ``kv_bytes_reserved``: memory taken for the windows, used or not.
+        """
+        memory = self._memory
+        sizes = {
+            "num_tokens": memory.num_tokens - memory.num_init,
+            "num_blocks": memory.num_blocks,
+            "num_offloaded_blocks": memory.layers[0].pool.num_offloaded,
+            "kv_bytes_device": memory.device_bytes,
+            "kv_bytes_host": memory.host_bytes,
+            "kv_bytes_reserved": memory.reserved_bytes,
+        }
+        return super().stats() | sizes
+
+    def _start_memory(self) -> None:
+        backbone = self.backbone
+        self._memory = ReKVMemory(backbone.decoder.shape, backbone.memory_settings, backbone.device)
+        self._read(INIT, self._memory)
+
+    def _drop_memory(self) -> None:
+        self._memory = None
+
+    def _remember(self, frames: Sequence[VisualTokens]) -> list[int]:
+        flops, position = [], self._memory.num_tokens
+        for frame in frames:
+            flops.append(self._prefill_flops(frame.num_tokens, position))
+            position += frame.num_tokens
+        tokens = [frame.tokens for frame in frames if frame.num_tokens]
+        if tokens:
+            self.backbone.decoder(torch.cat(tokens), self._memory, lengths=[len(block) for block in tokens])
+        return flops
+
+    def _answer(self, question: Question, mark: float) -> Answer:
+        timer, backbone = self.timer, self.backbone
+        store = self._memory.retrieve()
+        with timer.stage("retrieve"):
+            num_question = self._read(question.text, store)
+            store.drop_question()
+        num_context = sum(store.context_lengths) // len(store.context_lengths)
+        with timer.stage("question"):
+            prompt = backbone.loaded.token_ids(answer_prompt(question))
+            first = backbone.decoder.logits(backbone.decoder(backbone.decoder.embed(prompt), store)[-1])
+            letter_logits = self._letter_logits(question, first)
+        ttft_ms = timer.elapsed_ms(mark)
+        with timer.stage("generate"):
+            text, num_generated, num_steps = self._generate(question, store, first, letter_logits)
+        return Answer(
+            text=text,
+            prediction=read_letter(text, question.letters) if question.options else read_text(text),
+            reader=self._reader(question),
+            num_prompt_tokens=len(prompt),
+            num_generated_tokens=num_generated,
+            ttft_ms=ttft_ms,
+            letter_logits=letter_logits,
+            latency_ms=timer.drain(),
+            flops=self._answer_flops(num_question, len(prompt), num_steps, num_context),
+            details=self._details(store, num_question),
+        )
+
+    def _read(self, text: str, store: ReKVMemory | RetrievedStore) -> int:
+        """Run ``text`` through the decoder; returns its number of tokens."""
+        decoder, token_ids = self.backbone.decoder, self.backbone.loaded.token_ids(text)
+        decoder(decoder.embed(token_ids), store)
+        return len(token_ids)
+
+    def _reader(self, question: Question) -> str:
+        """Letter logits can only be read where there are letters; open questions are always generated."""
+        return self.backbone.options.answer_reader if question.options else "generate"
+
+    def _letter_logits(self, question: Question, logits: Tensor) -> dict[str, float] | None:
+        """Logits [V] of the options' letters, ``None`` for open questions."""
+        if not question.options:
+            return None
+        ids = [self.backbone.letter_id(letter) for letter in question.letters]
+        return dict(zip(question.letters, logits[ids].tolist(), strict=True))
+
+    def _generate(
+        self, question: Question, store: RetrievedStore, first: Tensor, letter_logits: dict[str, float] | None
+    ) -> tuple[str, int, int]:
+        """Text of the answer, its number of tokens, and the decoder steps that took."""
+        if self._reader(question) == "letter_logits":
+            return best_letter(letter_logits), 0, 0
+        loaded, options = self.backbone.loaded, self.backbone.options
+        ids, logits = greedy_with_logits(
+            self.backbone.decoder, store, first, options.max_new_tokens, loaded.stop_ids
+        )
+        return loaded.text(ids), len(ids), len(logits) - 1
+
+    def _details(self, store: RetrievedStore, num_question: int) -> dict:
+        blocks = store.block_indices
+        is_chosen = any(scores is not None for scores in store.scores)
+        return {
+            "num_question_tokens": num_question,
+            "num_blocks": self._memory.num_blocks,
+            "num_retrieved": max(map(len, blocks)),
+            "retrieved_blocks": blocks if is_chosen else "all",
+        }
+
+    def _prefill_flops(self, num_tokens: int, position: int) -> int:
+        """One frame at ``position``: it sees what came before, later the window and the init tokens."""
+        n_local, num_init = self.backbone.memory_settings.n_local, self._memory.num_init
+        context = position
+        if position + num_tokens > n_local:
+            context = max(0, n_local + num_init - (num_tokens + 1) // 2)
+        return decoder_flops(self.backbone.decoder.config, num_tokens, context)
+
+    def _answer_flops(self, num_question: int, num_prompt: int, num_steps: int, num_context: int) -> dict[str, int]:
+        config, shape = self.backbone.decoder.config, self.backbone.decoder.shape
+        scoring = 2 * self._memory.num_blocks * shape.num_layers * shape.num_kv_heads * shape.head_dim
+        start = num_context + num_prompt
+        return {
+            "retrieve": decoder_flops(config, num_question, num_context) + scoring,
+            "question": decoder_flops(config, num_prompt, num_context, with_lm_head=1),
+            "generate": sum(decoder_flops(config, 1, start + step, with_lm_head=1) for step in range(num_steps)),
+        }

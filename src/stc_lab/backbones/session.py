@@ -1,0 +1,183 @@
+"""A stream on its way through a backbone: frames in, answers out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stc_lab.backbones.base import Backbone
+from stc_lab.cachers.base import Cacher, FrameTrace
+from stc_lab.measure import StageTimer
+from stc_lab.measure.flops import vision_flops
+from stc_lab.pruners.base import Pruner
+from stc_lab.types import Answer, FrameReport, Question, VisualTokens
+
+
+@dataclass
+class _Pending:
+    """A frame that has passed the projector and waits for the pruner's window to fill."""
+
+    tokens: VisualTokens
+    report: FrameReport
+
+
+class StreamSession(ABC):
+    """All state of one stream: cacher reference, pruner history, memory. Sessions on one model are independent.
+
+    Frames pass the tower in chunks of the cacher's ``chunk_size`` and the pruner in windows of its
+    ``window_frames``, both counted from the start of the stream, so how frames are divided over calls of
+    :meth:`push` changes nothing. A leaf says how visual tokens are remembered and how a question is answered.
+    """
+
+    def __init__(self, backbone: Backbone, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> None:
+        self.backbone = backbone
+        self.cacher = cacher
+        self.pruner = pruner
+        self.timer = timer or StageTimer(backbone.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a new stream."""
+        self._is_open = True
+        self._cacher_state = self.cacher.new_state()
+        self._pruner_state = self.pruner.new_state()
+        self._pending: list[_Pending] = []
+        self._reports: list[FrameReport] = []
+        self._last_time_s = float("-inf")
+        self.num_frames = 0
+        with torch.inference_mode():
+            self._start_memory()
+        self.timer.drain()
+
+    def close(self) -> None:
+        """Free the memory of the stream; the session can be used again after :meth:`reset`."""
+        self._is_open = False
+        self._cacher_state = self._pruner_state = None
+        self._pending, self._reports = [], []
+        self._drop_memory()
+
+    @torch.inference_mode()
+    def push(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[FrameReport]:
+        """Take the next frames, uint8 [H, W, 3] each, of the stream in time order.
+
+        Returns the reports of the frames that were remembered since the last call: those pushed now, later for
+        frames that wait for a pruner's window. Raises ``ValueError`` when a frame or a time is not as expected.
+        """
+        self._require_open()
+        self._check_times(frames, timestamps_s)
+        start, chunk_size = 0, getattr(self.cacher, "chunk_size", 1)
+        while start < len(frames):
+            stop = min(len(frames), start + chunk_size - self.num_frames % chunk_size)
+            self._pending += self._encode(frames[start:stop], timestamps_s[start:stop])
+            self.num_frames += stop - start
+            start = stop
+            while len(self._pending) >= self.pruner.window_frames:
+                self._finish(self.pruner.window_frames)
+        return self._take_reports()
+
+    @torch.inference_mode()
+    def flush(self) -> list[FrameReport]:
+        """Remember the frames that wait for a pruner's window, as a question does, and return their reports."""
+        self._require_open()
+        self._finish_all()
+        return self._take_reports()
+
+    @torch.inference_mode()
+    def ask(self, question: Question) -> Answer:
+        """Answer from what was pushed so far; the stream goes on as if nothing had been asked.
+
+        ``ttft_ms`` of the answer includes the frames that had to be remembered first. Raises ``ValueError`` for
+        an empty question.
+        """
+        self._require_open()
+        if not question.text.strip():
+            raise ValueError(f"question '{question.question_id}' has no text")
+        mark = self.timer.mark()
+        self._finish_all()
+        return self._answer(question, mark)
+
+    def stats(self) -> dict[str, int]:
+        """Sizes of the memory; see the leaf for its keys."""
+        return {"num_frames": self.num_frames, "num_pending_frames": len(self._pending)}
+
+    @abstractmethod
+    def _start_memory(self) -> None:
+        """Make the memory of a new stream."""
+
+    @abstractmethod
+    def _drop_memory(self) -> None:
+        """Let go of the memory."""
+
+    @abstractmethod
+    def _remember(self, frames: Sequence[VisualTokens]) -> list[int]:
+        """Take the next frames into the memory and return the FLOPs of each."""
+
+    @abstractmethod
+    def _answer(self, question: Question, mark: float) -> Answer:
+        """Answer without disturbing the stream; ``mark`` is the timer's mark at the call of :meth:`ask`."""
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the session is closed: call reset() to start a new stream")
+
+    def _check_times(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> None:
+        if len(frames) != len(timestamps_s):
+            raise ValueError(f"{len(frames)} frames came with {len(timestamps_s)} timestamps")
+        for time_s in timestamps_s:
+            if not time_s >= self._last_time_s:
+                raise ValueError(f"frame at {time_s} s came after one at {self._last_time_s} s: push in time order")
+            self._last_time_s = time_s
+
+    def _encode(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[_Pending]:
+        backbone, timer = self.backbone, self.timer
+        with timer.stage("preprocess"):
+            pixels = backbone.preprocess(frames)
+        with timer.stage("vision"):
+            encoded = self.cacher.encode(backbone.tower, pixels, self._cacher_state)
+        with timer.stage("project"):
+            projected = backbone.project(encoded.features)
+        latency_ms = _shares(timer.drain(), len(frames))
+        pending = []
+        for tokens, time_s, trace, ratio in zip(
+            projected, timestamps_s, encoded.traces, encoded.update_ratio, strict=True
+        ):
+            report = FrameReport(time_s, trace.is_reference, ratio, len(tokens), len(tokens), dict(latency_ms))
+            report.flops = {"vision": self._vision_flops(trace), "project": self.backbone.project_flops}
+            pending.append(_Pending(VisualTokens.full(tokens, backbone.grid, time_s), report))
+        return pending
+
+    def _finish(self, num_frames: int) -> None:
+        """Prune and remember the oldest ``num_frames`` pending frames."""
+        window, self._pending = self._pending[:num_frames], self._pending[num_frames:]
+        with self.timer.stage("prune"):
+            kept = self.pruner.compress([frame.tokens for frame in window], self._pruner_state)
+        with self.timer.stage("prefill"):
+            prefill_flops = self._remember(kept)
+        latency_ms = _shares(self.timer.drain(), len(window))
+        for frame, tokens, flops in zip(window, kept, prefill_flops, strict=True):
+            report, full = frame.report, frame.tokens.tokens
+            report.num_tokens = tokens.num_tokens
+            report.latency_ms |= latency_ms
+            report.flops |= {"prune": self.pruner.flops(*full.shape), "prefill": flops}
+            self._reports.append(report)
+
+    def _finish_all(self) -> None:
+        if self._pending:
+            self._finish(len(self._pending))
+
+    def _take_reports(self) -> list[FrameReport]:
+        reports, self._reports = self._reports, []
+        return reports
+
+    def _vision_flops(self, trace: FrameTrace) -> int:
+        facts = self.backbone.tower.facts
+        selective = None if trace.similarity is None else trace.num_recomputed
+        return vision_flops(facts, selective, facts.patch_size)
+
+
+def _shares(times: Mapping[str, float], num_frames: int) -> dict[str, float]:
+    return {stage: ms / num_frames for stage, ms in times.items()}
