@@ -60,6 +60,9 @@ class FakeSession:
             reports.append(FrameReport(time_s, is_reference, ratio, TOKENS, self.num_kept, self.timer.drain(), flops))
         return reports
 
+    def flush(self) -> list[FrameReport]:
+        return []
+
     def ask(self, question: Question) -> Answer:
         self._misbehave(question)
         assert all(time_s <= question.time_s + 1e-3 for time_s in self.times), "a frame of the future was read"

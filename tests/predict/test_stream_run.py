@@ -39,15 +39,22 @@ class Source:
 
 
 class Session:
-    """Writes down what it is given."""
+    """Writes down what it is given; reports come when ``window`` frames are there, or at a question."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
         self.chunks: list[list[float]] = []
         self.asked: list[tuple[str, int]] = []
+        self.waiting: list[FrameReport] = []
+        self.window = window
 
     def push(self, frames, timestamps_s) -> list[FrameReport]:
         self.chunks.append(timestamps_s)
-        return [FrameReport(t, True, 1.0, 9, 4, {"vision": 1.0}) for t in timestamps_s]
+        self.waiting += [FrameReport(t, True, 1.0, 9, 4, {"vision": 1.0}) for t in timestamps_s]
+        return self.flush() if len(self.waiting) >= self.window else []
+
+    def flush(self) -> list[FrameReport]:
+        reports, self.waiting = self.waiting, []
+        return reports
 
     def ask(self, question: Question) -> Answer:
         num_frames = sum(map(len, self.chunks))
@@ -58,12 +65,12 @@ class Session:
         return {}
 
 
-def run(times_s: list[float], recorded: set[str] = frozenset(), chunk_size: int = 1, first_s: float = 0.0):
+def run(times_s: list[float], recorded: set[str] = frozenset(), chunk_size: int = 1, first_s: float = 0.0, window: int = 1):
     """Records, session and source of a stream with questions q0, q1, ... at ``times_s``."""
     questions = tuple(Question(f"q{i}", t, "?", ("x", "y"), "A") for i, t in enumerate(times_s))
     task = StreamTask(Stream("s", Path("s.mp4"), questions), frozenset(recorded))
     recorder = Recorder("f", FolderBenchmark("."), "cpu", warmup_frames=2, warmup_questions=1)
-    session, source = Session(), Source(first_s)
+    session, source = Session(window), Source(first_s)
     return list(run_stream(task, session, source, recorder, chunk_size)), session, source
 
 
@@ -91,7 +98,7 @@ def test_a_question_before_the_first_frame_is_unanswered_and_not_asked() -> None
 def test_recorded_questions_are_not_asked_but_divide_the_stream_as_before() -> None:
     everything, first, _ = run([1.5, 4.5, 8.5], chunk_size=3)
     missing, second, source = run([1.5, 4.5, 8.5], {"q0", "q2"}, chunk_size=3)
-    assert second.chunks == first.chunks[: len(second.chunks)] == [[0.0, 1.0], [2.0, 3.0, 4.0]]
+    assert second.chunks == first.chunks[: len(second.chunks)] == [[0.0, 1.0], [2.0], [3.0, 4.0]]
     assert second.asked == [("q1", 5)]
     assert source.position == 5
     assert [answer_view(record) for record in missing] == [answer_view(everything[1])]
@@ -102,6 +109,13 @@ def test_warm_up_is_marked_and_decoding_is_a_stage() -> None:
     assert [record.frames["num_warmup"] for record in records] == [1, 1]
     assert [record.warmup for record in records] == [True, False]
     assert records[1].frames["latency_ms"] == {"decode": [2.0] * 3, "vision": [1.0] * 3}
+
+
+def test_frames_that_wait_for_a_window_belong_to_the_question_that_ends_the_wait() -> None:
+    records, _, _ = run([2.0, 5.0], window=4)
+    assert [record.frames["timestamp_s"] for record in records] == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    (later,), _, _ = run([2.0, 5.0], {"q0"}, window=4)
+    assert later.frames["timestamp_s"] == [3.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5])

@@ -10,20 +10,24 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from stc_lab.backbones.checkpoints import local_checkpoint
 from stc_lab.config import canonical
 from stc_lab.results.layout import BASELINE_DIR, DUPLICATE_FILE, IDENTITY_FILE
 from stc_lab.results.records import RECORDS_FILE, write_text_atomically
 from stc_lab.results.summary import SUMMARY_FILE
 from stc_lab.types import Stream
 
+DIGESTED_BYTES = 16 * 1024**2
 
-def run_settings(cfg: DictConfig, streams: Sequence[Stream], weights: str | None = None) -> dict[str, Any]:
+
+def run_settings(cfg: DictConfig, streams: Sequence[Stream]) -> dict[str, Any]:
     """Everything that can change an answer, as a flat dictionary with dotted keys.
 
     That is the canonical configuration, a digest of the streams and their questions, and a digest of the
-    ``weights`` where they lie on disk.
+    checkpoint where it is the shipped one or a folder (one of the hub is known by its id and revision).
     """
-    return _flat({**canonical(cfg), "data_digest": streams_digest(streams), "weights_digest": weights})
+    digests = {"data_digest": streams_digest(streams), "weights_digest": _weights_digest(cfg.backbone)}
+    return _flat({**canonical(cfg), **digests})
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -37,6 +41,19 @@ def streams_digest(streams: Sequence[Stream]) -> str:
     for stream in sorted(streams, key=lambda stream: stream.stream_id):
         size = stream.video.stat().st_size if stream.video.is_file() else None
         digest.update(repr((stream.stream_id, stream.video.name, size, stream.questions)).encode())
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of the weights and settings in a checkpoint folder; of large files only size, head and tail count."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        size = path.stat().st_size
+        digest.update(repr((path.name, size)).encode())
+        with path.open("rb") as file:
+            digest.update(file.read(DIGESTED_BYTES))
+            file.seek(max(0, size - DIGESTED_BYTES))
+            digest.update(file.read())
     return digest.hexdigest()
 
 
@@ -85,6 +102,12 @@ def _check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
             f"{run_dir} holds a run with other settings ({'; '.join(changed)}): set them back to resume it, or choose "
             f"another folder with hydra.run.dir"
         )
+
+
+def _weights_digest(backbone: DictConfig) -> str | None:
+    name = backbone.get("checkpoint")
+    checkpoint = local_checkpoint(name, backbone.name, ()) if name else None
+    return folder_digest(checkpoint.folder) if checkpoint else None
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

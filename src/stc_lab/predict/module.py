@@ -16,6 +16,7 @@ from stc_lab.benchmarks.base import Benchmark
 from stc_lab.config import build
 from stc_lab.measure import StageTimer, reset_peak_memory
 from stc_lab.predict.callbacks import notify
+from stc_lab.predict.precision import DTYPES, default_dtype
 from stc_lab.predict.recorder import Recorder, failure_reason
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
@@ -53,7 +54,8 @@ class StreamPredictor(LightningModule):
 
     def configure_model(self) -> None:
         if self.backbone is None:
-            self.backbone = build(self.cfg.backbone)
+            with default_dtype(DTYPES[self.cfg.trainer.precision]):
+                self.backbone = build(self.cfg.backbone)
 
     def on_predict_start(self) -> None:
         if self.cfg.trainer.num_threads is not None:
@@ -114,8 +116,8 @@ class StreamPredictor(LightningModule):
 
     @property
     def _chunk_size(self) -> int:
-        """Frames per push: what the cacher takes as one batch, or the pruner looks at together."""
-        return max(getattr(self.cacher, "chunk_size", 1), self.pruner.window_frames)
+        """Frames per push: those that the cacher takes through the tower as one batch."""
+        return getattr(self.cacher, "chunk_size", 1)
 
     def _on_frames(self, num_frames: int) -> None:
         notify(self.trainer, "on_frames", num_frames)

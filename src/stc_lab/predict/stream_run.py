@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record
 from stc_lab.types import Answer, FrameReport, Question
 
-T = TypeVar("T")
-
 
 class Session(Protocol):
     """What the loop needs from a stream session of a backbone."""
 
     def push(self, frames: list[np.ndarray], timestamps_s: list[float]) -> list[FrameReport]: ...
+
+    def flush(self) -> list[FrameReport]: ...
 
     def ask(self, question: Question) -> Answer: ...
 
@@ -51,24 +51,29 @@ def run_stream(
 ) -> Iterator[Record]:
     """Push the frames up to each question's time, ask, and yield one record per pending question.
 
-    Questions with a record from an earlier run still divide the frames into the same chunks as in that run,
-    but they are not asked again. Nothing after the last pending question is read.
+    Frames go in ``chunk_size`` at a time, counted from the start of the stream; a question cuts a chunk short.
+    Questions with a record from an earlier run are not asked again, but divide the frames as they did in that
+    run. Nothing after the last pending question is read.
     """
     seen = Seen()
     last = task.pending[-1]
     for question in task.stream.questions:
-        for chunk in _chunks(_awaited(source.frames(_until(question)), recorder), chunk_size):
+        frames = _awaited(source.frames(_until(question)), recorder)
+        while chunk := list(islice(frames, chunk_size - seen.num_frames % chunk_size)):
             for frame in chunk:
                 seen.add(frame.timestamp_s, frame.decode_ms)
             reports = session.push([frame.pixels for frame in chunk], [frame.timestamp_s for frame in chunk])
             recorder.add_frames(reports, seen)
             on_frames(len(chunk))
         if question.question_id in task.recorded:
+            recorder.add_frames(session.flush(), seen)
             recorder.skip()
         elif seen.num_frames == 0:
             yield recorder.unseen(task.stream, question)
         else:
-            yield recorder.answered(task.stream, question, session.ask(question), seen, session.stats())
+            answer = session.ask(question)
+            recorder.add_frames(session.flush(), seen)  # frames that had waited for more, until the question came
+            yield recorder.answered(task.stream, question, answer, seen, session.stats())
         if question is last:
             return
 
@@ -85,9 +90,3 @@ def _awaited(frames: Iterable[Frame], recorder: Recorder) -> Iterator[Frame]:
         if frame is None:
             return
         yield frame
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

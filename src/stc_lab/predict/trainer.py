@@ -44,12 +44,14 @@ class SpawnedProcesses(DDPStrategy):
 
 
 def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCallback]) -> Trainer:
-    """A trainer that only predicts: no checkpoints, no logger, no bars of its own."""
+    """A trainer that only predicts: no checkpoints, no logger, no bars of its own.
+
+    The backbone is built in ``settings.precision`` (see :mod:`stc_lab.predict.precision`); the trainer casts nothing.
+    """
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=SpawnedProcesses() if settings.devices > 1 else "auto",
-        precision=settings.precision,
         profiler=settings.profiler,
         callbacks=list(callbacks),
         default_root_dir=run_dir,
