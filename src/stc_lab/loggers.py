@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 WANDB_SERVER = "https://api.wandb.ai"
 
 
-def csv_logger(save_dir: str) -> CSVLogger:
-    """Logger that writes ``metrics.csv`` right into ``save_dir``."""
+def csv_logger(save_dir: str | None = None) -> CSVLogger:
+    """Logger that writes ``metrics.csv`` right into ``save_dir`` (``None``: the working directory)."""
     from lightning.pytorch.loggers import CSVLogger
 
-    return CSVLogger(save_dir=save_dir, name="", version="")
+    return CSVLogger(save_dir=save_dir or ".", name="", version="")
 
 
 def wandb_logger(
-    save_dir: str,
+    save_dir: str | None = None,
     project: str = "stc_lab",
     entity: str | None = None,
     group: str | None = None,
@@ -31,14 +31,20 @@ def wandb_logger(
 ) -> WandbLogger:
     """W&B logger that never prompts: ``auto`` is online with an API key at hand and offline without one.
 
-    The environment variable ``WANDB_MODE`` wins over ``auto``. Raises ``ValueError`` for ``online`` without a key.
+    ``save_dir`` (``None``: the working directory) takes the local files and gives the run its name. The variable ``WANDB_MODE`` wins over ``auto``. Raises ``ValueError`` for ``online`` without a key.
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    mode = wandb_mode(mode)
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    folder = Path(save_dir or ".").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     return WandbLogger(
-        name=Path(save_dir).name, save_dir=save_dir, project=project, entity=entity, group=group, tags=tags, mode=mode
+        name=folder.name,
+        save_dir=str(folder),
+        project=project,
+        entity=entity,
+        group=group,
+        tags=tags,
+        mode=wandb_mode(mode),
     )
 
 

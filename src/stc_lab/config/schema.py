@@ -63,6 +63,7 @@ class Config:
 
     seed: int = setting(0, minimum=0)
     baseline: bool = False
+    retry_failed: bool = False
     objective: Any = "accuracy"
     print_config: bool = True
     video: VideoSettings = field(default_factory=VideoSettings)

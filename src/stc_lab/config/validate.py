@@ -27,6 +27,7 @@ def validate(cfg: DictConfig) -> None:
         _check_plugin(group, cfg[group])
         if group == "pruner":
             _check_budget(cfg)
+    _check_combination(cfg)
     _check_accelerator(cfg.trainer.accelerator)
 
 
@@ -93,9 +94,20 @@ def _check_plugin(group: str, node: DictConfig | None) -> None:
         raise ValueError(_named(group, error)) from error
 
 
+def _check_combination(cfg: DictConfig) -> None:
+    """What a backbone has to say about the two methods that are to run on it."""
+    settings = settings_of(cfg.backbone)
+    target = target_of(settings)
+    if hasattr(target, "check_combination"):
+        try:
+            target.check_combination(settings, build(cfg.cacher), build(cfg.pruner))
+        except ValueError as error:
+            raise ValueError(_named("backbone", error)) from error
+
+
 def _named(group: str, error: ValueError) -> str:
     message = str(error)
-    return message if message.startswith(group) else f"{group}: {message}"
+    return message if message.startswith(tuple(f"{known}." for known in PLUGIN_GROUPS)) else f"{group}: {message}"
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -1,0 +1,147 @@
+"""The command line from end to end, with the experiment itself replaced by a function of the settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from stc_lab.cli import main, objective
+
+SUMMARY = {"accuracy": 0.75, "latency_ms": {"vision": {"median": 12}}, "coverage": None, "note": "text"}
+
+
+@pytest.fixture
+def stc_lab(monkeypatch, tmp_path):
+    """``stc_lab("pruner.budget=8")`` runs the command line in a fresh folder and returns the exit status."""
+    runs: list[tuple[OmegaConf, Path]] = []
+
+    def run_experiment(cfg, run_dir):
+        runs.append((cfg, run_dir))
+        if cfg.pruner.budget == 13:
+            raise RuntimeError("thirteen")
+        return SUMMARY
+
+    def command(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["stc_lab", *arguments])
+        GlobalHydra.instance().clear()
+        try:
+            main()
+        except SystemExit as exit_:
+            return exit_.code
+        return 0
+
+    monkeypatch.setitem(sys.modules, "stc_lab.predict.run", SimpleNamespace(run_experiment=run_experiment))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    command.runs = runs
+    return command
+
+
+def test_a_run_leaves_settings_and_environment(stc_lab, tmp_path):
+    assert stc_lab("pruner.budget=8", "hydra.run.dir=run") == 0
+    saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    assert (saved.pruner.budget, saved.cacher.selection) == (8, "ratio")
+    assert saved.paths.run_dir == str(tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["command"].endswith("pruner.budget=8 hydra.run.dir=run")
+    assert (tmp_path / "run" / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_default_folder_is_under_outputs(stc_lab):
+    assert stc_lab() == 0
+    (_, run_dir), *_ = stc_lab.runs
+    assert run_dir.relative_to(Path.cwd()).parts[:2] == ("outputs", "runs")
+
+
+def test_settings_are_printed_as_a_tree(stc_lab, capsys):
+    stc_lab("cacher.threshold=0.85")
+    printed = capsys.readouterr().out
+    assert "cacher: stc" in printed
+    assert "selection: threshold" in printed
+    assert "_target_" not in printed
+
+
+def test_settings_need_not_be_printed(stc_lab, capsys):
+    stc_lab("print_config=false")
+    assert capsys.readouterr().out == ""
+
+
+def test_same_folder_again_is_allowed(stc_lab):
+    assert stc_lab("hydra.run.dir=run") == 0
+    assert stc_lab("hydra.run.dir=run") == 0
+    assert len(stc_lab.runs) == 2
+
+
+def test_a_refused_run_leaves_the_settings_of_the_folder(stc_lab, tmp_path):
+    assert stc_lab("pruner.budget=8", "hydra.run.dir=run") == 0
+    assert stc_lab("pruner.budget=13", "hydra.run.dir=run") == 1
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").pruner.budget == 8
+
+
+def test_an_error_is_one_line_and_a_file(stc_lab, tmp_path, capsys):
+    assert stc_lab("pruner.budget=13", "hydra.run.dir=run") == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: RuntimeError: thirteen")
+    error = json.loads((tmp_path / "run" / "error.json").read_text())
+    assert error["reason"] == "RuntimeError: thirteen"
+    assert "run_experiment" in "".join(error["traceback"])
+
+
+def test_success_clears_an_earlier_error(stc_lab, tmp_path):
+    stc_lab("pruner.budget=13", "hydra.run.dir=run")
+    stc_lab("pruner.budget=8", "hydra.run.dir=run")
+    assert not (tmp_path / "run" / "error.json").exists()
+
+
+def test_full_traceback_on_request(stc_lab, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(RuntimeError, match="thirteen"):
+        stc_lab("pruner.budget=13")
+
+
+def test_multirun_runs_every_combination_in_its_own_folder(stc_lab):
+    assert stc_lab("-m", "pruner=none,stc", "pruner.budget=16,32") == 0
+    points = {run_dir.name: (cfg.pruner.name, cfg.pruner.budget) for cfg, run_dir in stc_lab.runs}
+    assert points == {
+        f"pruner.budget={budget},pruner={name}": (name, budget) for name in ("none", "stc") for budget in (16, 32)
+    }
+
+
+def test_a_failed_point_does_not_stop_the_others_but_shows_in_the_exit_status(stc_lab, capsys):
+    assert stc_lab("-m", "pruner.budget=13,500,32", "hydra.sweep.dir=sweep") == 1
+    assert [cfg.pruner.budget for cfg, _ in stc_lab.runs] == [13, 32]
+    printed = capsys.readouterr().err
+    assert "error: RuntimeError: thirteen" in printed
+    assert "pruner.budget=500: a frame has 196 tokens" in printed
+    assert "error: 2 of the runs in sweep failed: pruner.budget=13; pruner.budget=500" in printed
+
+
+def test_experiment_multirun_takes_its_points_from_the_file(stc_lab):
+    assert stc_lab("-m", "experiment=stc_vs_random") == 0
+    points = {(cfg.pruner.name, cfg.pruner.budget) for cfg, _ in stc_lab.runs}
+    assert points == {(name, budget) for name in ("stc", "random") for budget in (16, 32, 64, 128)}
+
+
+def test_a_command_line_that_does_not_compose_is_explained(stc_lab, capsys):
+    assert stc_lab("pruner.bugdet=3") == 1
+    assert "Did you mean 'budget'?" in capsys.readouterr().err
+
+
+def test_objective():
+    assert objective(SUMMARY, "accuracy") == 0.75
+    assert objective(SUMMARY, OmegaConf.create(["accuracy", "latency_ms.vision.median"])) == (0.75, 12.0)
+    assert objective(SUMMARY, "coverage") != objective(SUMMARY, "coverage")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("speed", "no 'speed'.*but accuracy"), ("latency_ms.total", "but vision"), ("note", "'text'")]
+)
+def test_objective_that_is_not_there(key, message):
+    with pytest.raises(ValueError, match=message):
+        objective(SUMMARY, key)

@@ -1,0 +1,34 @@
+"""The settings people type are a contract: this list changes only on purpose."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+KEYS = """
+seed baseline retry_failed objective print_config
+video.reader video.timeout_s
+measure.warmup_frames measure.warmup_questions
+trainer.accelerator trainer.devices trainer.precision trainer.num_threads trainer.profiler
+paths.output_dir paths.cache_dir paths.run_dir
+backbone.name backbone.checkpoint backbone.tokens_per_frame backbone.n_local backbone.topk
+backbone.retrieval_chunk_size backbone.max_cached_blocks backbone.offload backbone.upstream_quirks
+backbone.max_new_tokens backbone.answer_reader backbone.revision
+cacher.name cacher.interval cacher.update_ratio cacher.threshold cacher.max_update_ratio cacher.chunk_size
+cacher.protect_cls cacher.selection
+pruner.name pruner.budget pruner.keep_ratio pruner.alpha pruner.window
+dataset.name dataset.split dataset.limit dataset.fps dataset.root
+logger.name
+""".split()
+
+
+def keys_of(cfg: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for key in cfg:
+        node = cfg._get_node(key)
+        is_group = isinstance(node, DictConfig)
+        keys += keys_of(node, f"{prefix}{key}.") if is_group else [] if key == "_target_" else [f"{prefix}{key}"]
+    return keys
+
+
+def test_settings_of_the_default_run(settings):
+    assert sorted(keys_of(settings())) == sorted(KEYS)
