@@ -154,7 +154,7 @@ def test_interrupt_while_waiting_leaves_nothing_under_way(clip: Path, process: D
     with open_video(clip, fps=5.0, process=process) as source:
         next(iter(source))
         pid = process.pid
-        monkeypatch.setattr("stc_lab.video.process._receive", lambda channel: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr("stc_lab.video.process._receive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             next(iter(source))
         monkeypatch.undo()
@@ -212,7 +212,7 @@ def test_owner_that_forgets_to_close_ends_quietly(clip: Path) -> None:
         next(iter(source))
         print(process.pid)
         here = open_video(sys.argv[1], in_process=True)
-        assert here.info.reader == "decord" and len(list(here)) == 4
+        assert len(list(here)) == 4
         import stc_lab.video.worker
         assert "torch" not in sys.modules, "the decoder process would import torch"
         """,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stc_lab.video import READERS, DecoderProcess, open_video
+from stc_lab.video.decoder import Decoder
+from stc_lab.video.read_ahead import ReadAhead
+from stc_lab.video.shared_frame import SharedFrame
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -58,3 +63,51 @@ def test_end_is_known_and_stays(clip: Path, process: DecoderProcess) -> None:
         assert not source.ended
         assert len(list(source)) == 4
         assert source.ended and list(source) == [] and list(source.frames(1e9)) == []
+
+
+def test_without_decord_pyav_reads_and_says_so(clip: Path, monkeypatch, caplog) -> None:
+    with open_video(clip, reader="pyav", in_process=True) as source:
+        expected = [(frame.index, frame.timestamp_s) for frame in source]
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with open_video(clip, in_process=True) as source:
+        assert source.info.reader == "pyav" and "cannot be imported" in source.info.fallback
+        assert [(frame.index, frame.timestamp_s) for frame in source] == expected
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "PyAV, not decord" in record.getMessage()
+
+
+def test_read_ahead_is_bounded(clip: Path) -> None:
+    """The decoder works ahead up to the depth, and no further until a frame is taken."""
+    decoded = threading.Semaphore(0)
+
+    class Counted(Decoder):
+        def next_sample(self):
+            sample = super().next_sample()
+            decoded.release()
+            return sample
+
+    def num_decoded() -> int:
+        count = 0
+        while decoded.acquire(timeout=0.3):
+            count += 1
+        return count
+
+    ahead = ReadAhead(lambda: Counted(clip, "pyav", 5.0), depth=3)
+    assert ahead.take().reader == "pyav"
+    assert num_decoded() == 3
+    assert ahead.take().index == 0 and ahead.take().index == 5
+    assert num_decoded() == 2
+    ahead.close()
+
+
+def test_shared_memory_takes_frames_of_any_size() -> None:
+    ours = SharedFrame.create()
+    theirs = SharedFrame(ours.descriptor)
+    rng = np.random.default_rng(0)
+    for shape in ((4, 6, 3), (480, 640, 3), (2, 2, 3), (1080, 1920, 3)):
+        pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
+        theirs.write(pixels)
+        copy = ours.read(shape)
+        theirs.write(np.zeros_like(pixels))
+        assert np.array_equal(copy, pixels)
+    ours.close()

@@ -12,9 +12,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-
 from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
+from stc_lab.video.shared_frame import SharedFrame
 
 START_LIMIT_S = 120.0
 DYING_LIMIT_S = 2.0
@@ -35,6 +34,7 @@ class DecoderProcess:
             raise ValueError(f"read_ahead={read_ahead!r}: choose a whole number of frames, at least 1")
         self._read_ahead = read_ahead
         self._channel: Connection | None = None
+        self._shared: SharedFrame | None = None
         self._worker: subprocess.Popen | None = None
         self._finalizer: weakref.finalize | None = None
         self._current: RemoteDecoder | None = None
@@ -67,7 +67,7 @@ class DecoderProcess:
             self._channel.send(message)
             if not self._channel.poll(client.timeout_s):
                 raise _timeout(client)
-            answer = _receive(self._channel)
+            answer = _receive(self._channel, self._shared)
         except (EOFError, ConnectionError) as error:
             raise VideoError(f"{client.path}: the decoder died of it ({self._exit_reason()})", "unreadable") from error
         except BaseException:
@@ -92,7 +92,7 @@ class DecoderProcess:
         """End the decoder; a file opened later starts another."""
         if self._finalizer is not None:
             self._finalizer()
-        self._channel = self._worker = self._finalizer = self._current = None
+        self._channel = self._shared = self._worker = self._finalizer = self._current = None
 
     def __enter__(self) -> DecoderProcess:
         return self
@@ -106,19 +106,24 @@ class DecoderProcess:
     def _start(self) -> None:
         self.close()
         self._channel, theirs = Pipe()
+        self._shared = SharedFrame.create()
+        descriptors = (theirs.fileno(), self._shared.descriptor)
         with theirs:
             self._worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stc_lab.video.worker", str(theirs.fileno()), str(self._read_ahead)],
+                [sys.executable, "-P", "-m", "stc_lab.video.worker", *map(str, (*descriptors, self._read_ahead))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=descriptors,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             )
-        self._finalizer = weakref.finalize(self, _stop, self._worker, self._channel, os.getpid())
+        self._finalizer = weakref.finalize(self, _stop, self._worker, self._channel, self._shared, os.getpid())
         try:
             started = self._channel.poll(START_LIMIT_S) and self._channel.recv()
         except (EOFError, ConnectionError):
             started = False
+        except BaseException:
+            self.close()
+            raise
         if not started:
             raise RuntimeError(f"the video decoder process did not start ({self._exit_reason()})")
         log.debug("video decoder process %d started", self._worker.pid)
@@ -154,25 +159,22 @@ class RemoteDecoder:
         self._process.release(self)
 
 
-def _receive(channel: Connection) -> VideoInfo | SampledFrame | Exception | None:
-    """One answer, with the pixels that follow a frame."""
+def _receive(channel: Connection, shared: SharedFrame) -> VideoInfo | SampledFrame | Exception | None:
+    """One answer, with its pixels if it is a frame (their shape came in their place)."""
     answer = channel.recv()
-    if isinstance(answer, SampledFrame):
-        pixels = np.empty(answer.pixels, np.uint8)  # the shape stood in for them
-        channel.recv_bytes_into(pixels.data.cast("B"))
-        answer = replace(answer, pixels=pixels)
-    return answer
+    return replace(answer, pixels=shared.read(answer.pixels)) if isinstance(answer, SampledFrame) else answer
 
 
 def _timeout(client: RemoteDecoder) -> VideoError:
     return VideoError(f"{client.path}: a read took more than {client.timeout_s:g} s and was ended", "timeout")
 
 
-def _stop(worker: subprocess.Popen, channel: Connection, owner_pid: int) -> None:
+def _stop(worker: subprocess.Popen, channel: Connection, shared: SharedFrame, owner_pid: int) -> None:
     """End a decoder at once: it only reads, so there is nothing it could leave half done."""
     if os.getpid() != owner_pid:
         return  # a forked copy of the owner is going away, the owner is not
-    channel.close()
     worker.kill()
     worker.wait()
     worker.stdin.close()
+    channel.close()
+    shared.close()

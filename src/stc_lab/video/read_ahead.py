@@ -19,7 +19,7 @@ class ReadAhead:
     def __init__(self, open_decoder: Callable[[], Decoder], depth: int) -> None:
         self._open_decoder = open_decoder
         self._items: SimpleQueue[VideoInfo | SampledFrame | Exception | None] = SimpleQueue()
-        self._free = threading.Semaphore(depth)
+        self._free = threading.Semaphore(depth - 1)  # taking the info makes one more free
         self._stop = threading.Event()
         threading.Thread(target=self._run, name="decode", daemon=True).start()
 

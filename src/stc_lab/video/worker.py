@@ -4,8 +4,8 @@ It is a plain program started with ``python -m`` and not a child of ``multiproce
 import the caller's main module again, and with it torch. It must never import torch itself.
 
 Messages to it: ``("open", path, reader, fps)``, ``("next",)``, ``("close",)``. It answers the first two with
-one object: the ``VideoInfo``; a ``SampledFrame`` with the shape in the place of its pixels, which follow as plain
-bytes; ``None`` at the end; or an exception.
+one object: the ``VideoInfo``; a ``SampledFrame`` with the shape in the place of its pixels, which lie in shared
+memory until the next message; ``None`` at the end; or an exception.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pathlib import Path
 from stc_lab.video.decoder import Decoder
 from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
 from stc_lab.video.read_ahead import ReadAhead
+from stc_lab.video.shared_frame import SharedFrame
 
 READY = "ready"
 
 
-def serve(channel: Connection, read_ahead: int) -> None:
+def serve(channel: Connection, shared: SharedFrame, read_ahead: int) -> None:
     """Answer messages until the owner hangs up."""
     ahead: ReadAhead | None = None
     channel.send(READY)
@@ -40,13 +41,15 @@ def serve(channel: Connection, read_ahead: int) -> None:
             path, reader, fps = arguments
             ahead = ReadAhead(partial(Decoder, Path(path), reader, fps), read_ahead)
         if ahead is not None:
-            _answer(channel, ahead.take())
+            _answer(channel, shared, ahead.take())
 
 
-def _answer(channel: Connection, item: VideoInfo | SampledFrame | Exception | None) -> None:
+def _answer(
+    channel: Connection, shared: SharedFrame, item: VideoInfo | SampledFrame | Exception | None
+) -> None:
     if isinstance(item, SampledFrame):
+        shared.write(item.pixels)
         channel.send(replace(item, pixels=item.pixels.shape))
-        channel.send_bytes(item.pixels.data.cast("B"))
     elif isinstance(item, Exception) and not isinstance(item, VideoError):
         channel.send(RuntimeError("".join(traceback.format_exception(item))))
     else:
@@ -60,11 +63,12 @@ def _exit_with_owner() -> None:
 
 
 def main() -> None:
-    """Entry point: ``python -m stc_lab.video.worker CHANNEL_FD READ_AHEAD``."""
+    """Entry point: ``python -m stc_lab.video.worker CHANNEL_FD SHARED_FD READ_AHEAD``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which then lets go of us
     threading.Thread(target=_exit_with_owner, name="owner", daemon=True).start()
     try:
-        serve(Connection(int(sys.argv[1])), read_ahead=int(sys.argv[2]))
+        channel, shared, read_ahead = map(int, sys.argv[1:])
+        serve(Connection(channel), SharedFrame(shared), read_ahead)
     except (EOFError, ConnectionError):
         pass  # the owner hung up: the normal end
     sys.stderr.flush()
