@@ -36,11 +36,13 @@ def prefill_rows(
 ) -> list[Row]:
     """One row per pruner: a stream of ``num_frames`` frames into a memory of its own, frame by frame in alternation.
 
-    Pruning is part of the compressed time. The share saved is that of the whole stream, since a frame costs the
-    more the longer the memory; the quartiles are over its frames. ``limit_s`` ends the stream early.
+    Pruning is part of the compressed time, once per frame, while the layers that were run stand for all of them.
+    The share saved is that of the whole stream, since a frame costs the more the longer the memory; the quartiles
+    are over its frames. ``limit_s`` ends the stream early.
     """
-    lanes = {"none": _Lane(decoder, NoPruner(), n_local)}
-    lanes |= {name: _Lane(decoder, pruner, n_local) for name, pruner in pruners.items()}
+    num_layers = decoder.shape.num_layers
+    everyone = {"none": NoPruner(), **pruners}
+    lanes = {name: _Lane(decoder, pruner, n_local, full_layers / num_layers) for name, pruner in everyone.items()}
     deadline = Deadline(limit_s)
     for index in range(num_frames):
         if index >= MIN_FRAMES and deadline.has_passed():
@@ -48,17 +50,18 @@ def prefill_rows(
         frame = _frame(index, tokens_per_frame, decoder)
         for lane in lanes.values():
             lane.push(frame)
-    shape = {"sizes": sizes, "num_layers": decoder.shape.num_layers, "full_layers": full_layers}
+    shape = {"sizes": sizes, "num_layers": num_layers, "full_layers": full_layers}
     return [_row(name, lanes[name], lanes["none"], tokens_per_frame, shape) for name in pruners]
 
 
 @dataclass
 class _Lane:
-    """One pruner with its own memory, and the milliseconds of each frame."""
+    """One pruner with its own memory, and the milliseconds of each frame; prefill counts ``depth`` times."""
 
     decoder: TextDecoder
     pruner: Pruner
     n_local: int
+    depth: float
     prune_ms: list[float] = field(default_factory=list)
     total_ms: list[float] = field(default_factory=list)
     flops: int = 0
@@ -79,7 +82,7 @@ class _Lane:
             self.decoder(kept.tokens, self._memory)
         stages = self._timer.drain()
         self.prune_ms.append(stages["prune"])
-        self.total_ms.append(stages["prune"] + stages["prefill"])
+        self.total_ms.append(stages["prune"] + self.depth * stages["prefill"])
         self.flops += decoder_flops(self.decoder.config, kept.num_tokens, context)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """Times are medians per frame over pairs measured in alternation; ``saved`` and its quartiles are over the pairs.
+    """Times are per frame and for all ``full_layers``, from the ``num_layers`` that were run.
 
+    ``saved`` is a share of the time, with its quartiles over pairs that were measured in alternation.
     ``bound``: share of the FLOPs that the method does not need, which is what it could save at most if time
     followed FLOPs; ``overhead_ms``: the method's own work, part of ``compressed_ms`` where it can be told apart.
     ``num_pairs``: measurements; ``num_frames``: frames behind them, of one stream.

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from stc_lab.bench.rows import Row
 
-COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "with method", "own work", "saved", "quartiles", "bound")
+COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "compressed", "pruning", "saved", "quartiles", "bound")
 
 
 def as_table(rows: Sequence[Row], device: str) -> Table:
@@ -20,8 +20,9 @@ def as_table(rows: Sequence[Row], device: str) -> Table:
     for row in rows:
         table.add_row(*_cells(row))
     table.caption = (
-        "ms per frame; saved: share of the time, quartiles over the pairs of measurements; bound: share of the FLOPs; "
-        "vision: blocks only, median; prefill: mean over the stream, pruning included"
+        "ms per frame for all layers, from those that were run; saved: share of the time, quartiles over pairs "
+        "measured in alternation; bound: share of the FLOPs. Vision: blocks only, median; prefill: mean of a stream, "
+        "with pruning"
     )
     return table
 

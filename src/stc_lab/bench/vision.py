@@ -44,7 +44,8 @@ def vision_rows(
         if repeat >= MIN_REPEATS and deadline.has_passed():
             break
         for name in _rotated(list(runs), repeat):
-            times[name].append(time_ms(device, runs[name].step) / num_frames)
+            elapsed_ms = time_ms(device, runs[name].step) / num_frames
+            times[name].append(elapsed_ms * full_layers / tower.num_layers)
     shape = {"sizes": sizes, "num_layers": tower.num_layers, "full_layers": full_layers}
     return [_row(name, runs[name], times["none"], times[name], num_frames, shape) for name in cachers]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from stc_lab.pruners.base import ScorePruner
 from stc_lab.pruners.history import MeanHistory
@@ -35,12 +36,12 @@ class STCPruner(ScorePruner):
         return MeanHistory(self.window)
 
     def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
-        frame = tokens.mean(1, keepdim=True)
-        spatial = 1 - cosine_similarity(tokens, frame, dim=-1)
+        length = torch.linalg.vector_norm(tokens, dim=-1)
+        spatial = _cosine_distance(tokens, length, tokens.mean(1))
         past = state.mean()
         if past is None:
             return spatial
-        temporal = 1 - cosine_similarity(tokens, past, dim=-1)
+        temporal = _cosine_distance(tokens, length, past.expand(len(tokens), -1))
         return self.alpha * temporal + (1 - self.alpha) * spatial
 
     def remember(self, tokens: Tensor, state: MeanHistory) -> None:
@@ -50,3 +51,9 @@ class STCPruner(ScorePruner):
     def flops(self, num_tokens: int, dim: int) -> int:
         """Length of each token and its product with two anchors."""
         return 6 * num_tokens * dim
+
+
+def _cosine_distance(tokens: Tensor, length: Tensor, anchor: Tensor) -> Tensor:
+    """1 - cosine [F, T] of ``tokens`` [F, T, D], ``length`` [F, T] long, to ``anchor`` [F, D]."""
+    along = torch.matmul(tokens, normalize(anchor, dim=-1).unsqueeze(-1)).squeeze(-1)
+    return 1 - along / length.clamp_min(1e-8)

@@ -48,7 +48,7 @@ class STCGaussianPruner(ScorePruner):
 
     def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
         channels = quiet_channels(tokens)
-        unit = normalize(tokens[..., channels], dim=-1)
+        unit = normalize(tokens.index_select(-1, channels), dim=-1)
         closeness = _gaussian_closeness(unit, unit.mean(1, keepdim=True))
         memory = self._memory(tokens, channels, state)
         if memory is not None:
@@ -56,7 +56,7 @@ class STCGaussianPruner(ScorePruner):
         return -closeness
 
     def remember(self, tokens: Tensor, state: MeanHistory) -> None:
-        state.add(self._summary(tokens, quiet_channels(tokens)))
+        state.add(self._summary(tokens, quiet_channels(tokens) if self.channel_mixing else None))
 
     def flops(self, num_tokens: int, dim: int) -> int:
         """Variance of all channels; in half of them length, and distance to two means."""
@@ -69,15 +69,16 @@ class STCGaussianPruner(ScorePruner):
             memory = state.mean()
         return memory if memory is None or self.channel_mixing else memory[channels]
 
-    def _summary(self, tokens: Tensor, channels: Tensor) -> Tensor:
-        """What the memory keeps of a window: its mean token, in all channels or only in the chosen ones."""
+    def _summary(self, tokens: Tensor, channels: Tensor | None) -> Tensor:
+        """What the memory keeps of a window: its mean token, with ``channel_mixing`` only the chosen ``channels``."""
         mean = tokens.flatten(0, 1).mean(0)
         return mean[channels] if self.channel_mixing else mean
 
 
 def quiet_channels(tokens: Tensor) -> Tensor:
     """The half of the channels of ``tokens`` [F, T, D] that vary least over all of them, quietest first."""
-    variance = tokens.flatten(0, 1).var(0, correction=0)
+    flat = tokens.flatten(0, 1)
+    variance = (flat - flat.mean(0)).square_().mean(0)  # on a CPU several times faster than var(0)
     return variance.argsort(stable=True)[: tokens.shape[-1] // 2]
 
 
