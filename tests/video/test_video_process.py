@@ -26,12 +26,15 @@ class logging:
     QUIET = 0
     set_level = staticmethod(lambda level: None)
 class VideoReader:
-    def __init__(self, path, num_threads, fault_tol): pass
+    def __init__(self, path, num_threads, fault_tol): self.position = 0
+    def get_key_indices(self): return [0]
+    def skip_frames(self, num): self.position += num
     def __len__(self): return 100
     def get_frame_timestamp(self, indices): return np.array([[i / 25, (i + 1) / 25] for i in indices])
-    def __getitem__(self, index):
-        if index >= 50: {trouble}
-        return np.full((48, 64, 3), index, np.uint8)
+    def next(self):
+        if self.position >= 50: {trouble}
+        self.position += 1
+        return np.full((48, 64, 3), self.position - 1, np.uint8)
 """
 
 

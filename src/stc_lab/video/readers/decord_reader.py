@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -26,11 +27,12 @@ class UnfitForDecord(Exception):
 
 
 class DecordReader:
-    """Reads by frame number with decord, on one thread, going forward only (implements ``Reader``).
+    """Decodes from front to back with decord, on one thread (implements ``Reader``).
 
-    Jumps to the key frame before a wanted frame where one lies between, so sparse sampling is cheap. Raises
-    ``UnfitForDecord`` for a file that decord cannot open or would misread, ``VideoError`` for one that nobody
-    can read.
+    It never lets decord seek: it finds a frame by counting from the key frame that it landed on, and lands
+    beside it when key frames are close together, marked wrongly, or followed by frames shown before them.
+    Raises ``UnfitForDecord`` for a file that decord cannot open or would misread, ``VideoError`` for one that
+    nobody can read.
     """
 
     failure: VideoError | None = None
@@ -45,9 +47,11 @@ class DecordReader:
             opened.container.close()
         self.time_base: Fraction = self._index.time_base
         self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, StopIteration)
+        self._position = 0
         self._last_index, self._last_pixels = -1, np.empty(0, np.uint8)
         try:
             self._video = decord.VideoReader(str(path), num_threads=1, fault_tol=NO_COPIED_FRAMES)
+            self._keys: list[int] = self._video.get_key_indices()
             self._check_clock()
             shape = self._read(0).shape
         except self._errors as error:
@@ -75,8 +79,24 @@ class DecordReader:
     def _read(self, index: int) -> np.ndarray:
         if index == self._last_index:
             return self._last_pixels.copy()
-        self._last_pixels, self._last_index = _as_numpy(self._video[index]), index
+        self._go_to(index)
+        self._last_pixels, self._last_index = _as_numpy(self._next()), index
         return self._last_pixels
+
+    def _go_to(self, index: int) -> None:
+        """Pass over the frames before ``index``. Skipping past a key frame would make decord seek to it."""
+        while self._position < index:
+            next_key = self._keys[bisect_right(self._keys, self._position) :][:1] or [index + 1]
+            num_skipped = min(index, next_key[0] - 1) - self._position
+            if num_skipped > 0:
+                self._video.skip_frames(num_skipped)
+                self._position += num_skipped
+            if self._position < index:
+                self._next()
+
+    def _next(self) -> object:
+        self._position += 1
+        return self._video.next()
 
     def _check_clock(self) -> None:
         """decord and the packet index must speak of the same frames (decord counts time in float32)."""

@@ -1,9 +1,8 @@
 """The packets of a video stream, listed without decoding: is decord's frame index right for this file?
 
-decord numbers frames by sorting the time stamps of the packets and finds a frame by seeking to the key frame
-before it and counting. That gives another frame than the one asked for, silently, where a group of pictures
-is open (frames after a key frame that are shown before it), where packets come without time stamps, where the
-first packets cannot be shown (clips cut without re-encoding), and in containers it cannot seek in exactly.
+decord numbers frames by sorting the time stamps of the packets, and counts what comes out of the decoder. The
+two do not belong together, and nothing tells, where packets come without time stamps or where the first ones
+cannot be shown (clips cut without re-encoding); in some containers it does not even start at the first frame.
 Pictures that are shown rotated come out of it garbled at some sizes.
 """
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from stc_lab.video.readers.container import OpenContainer, plain_text
 
-SEEKABLE_FORMATS = ("mov", "matroska", "avi", "flv")
+STARTABLE_FORMATS = ("mov", "matroska", "avi", "flv")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ def read_packet_index(opened: OpenContainer) -> PacketIndex:
     """Go once over the packets of ``opened`` (reads the file, decodes one frame)."""
     stream = opened.stream
     times: list[int | None] = []
-    keys: list[bool] = []
     first_frame: av.VideoFrame | None = None
     problem = _format_problem(opened)
     if problem:
@@ -54,14 +52,13 @@ def read_packet_index(opened: OpenContainer) -> PacketIndex:
             if packet.size == 0:
                 continue
             times.append(packet.pts)
-            keys.append(packet.is_keyframe)
             if first_frame is None:
                 first_frame = next(iter(packet.decode()), None)
             if packet.is_discard:
                 problem = problem or "its edit list hides frames"
     except (av.error.FFmpegError, OSError) as error:
         problem = f"it is damaged ({plain_text(error)})"
-    problem = problem or _order_problem(times, keys, first_frame)
+    problem = problem or _order_problem(times, first_frame)
     known = np.sort(np.array([time for time in times if time is not None], dtype=np.int64))
     start = int(known[0]) if len(known) else 0
     return PacketIndex(known - start, start, stream.time_base, problem)
@@ -71,21 +68,19 @@ def _format_problem(opened: OpenContainer) -> str | None:
     if opened.cut_off:
         return "it is cut off"
     names = opened.container.format.name.split(",")
-    return None if set(names) & set(SEEKABLE_FORMATS) else f"frames cannot be found exactly in {names[0]}"
+    return None if set(names) & set(STARTABLE_FORMATS) else f"decord does not start at the first frame of {names[0]}"
 
 
-def _order_problem(times: list[int | None], keys: list[bool], first_frame: av.VideoFrame | None) -> str | None:
-    """Why counting from key frames over sorted time stamps would go wrong (``None``: it would not)."""
+def _order_problem(times: list[int | None], first_frame: av.VideoFrame | None) -> str | None:
+    """Why counting frames over sorted time stamps would go wrong (``None``: it would not)."""
     if not times:
         return "it holds no frames"
     if None in times:
         return "packets carry no time stamps"
-    order, is_key = np.array(times, dtype=np.int64), np.array(keys)
-    if len(np.unique(order)) != len(order):
+    if len(set(times)) != len(times):
         return "frames share a time stamp"
-    if not is_key[0] or first_frame is None or first_frame.pts != order.min():
+    if first_frame is None or first_frame.pts != min(times):
         return "its first frames cannot be decoded"
     if first_frame.rotation:
         return "it is shown rotated"
-    last_key = order[np.maximum.accumulate(np.where(is_key, np.arange(len(order)), 0))]
-    return "groups of pictures are open" if (order < last_key).any() else None
+    return None
