@@ -1,0 +1,1 @@
+"""The training recipe of the pocket models (``python -m stc_lab.pocket.train``)."""

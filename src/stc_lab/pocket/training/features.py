@@ -1,0 +1,91 @@
+"""What the trained tower really says about real h264 streams, kept on disk for the last language stage."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stc_lab.pocket.training.batches import CELLS, Mix, QuestionEncoder, StreamBatch, gather_batch, label_stream
+from stc_lab.pocket.training.vision import VisionModel
+from stc_lab.pocket.world.codec import write_video
+from stc_lab.pocket.world.questions import sample_questions
+from stc_lab.pocket.world.render import Renderer
+from stc_lab.pocket.world.script import Script, sample_script
+from stc_lab.pocket.world.vocabulary import NATIVE_FPS
+
+FIRST_SEED = 1 << 42
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Streams of one duration: ``tokens`` float16 [N, T, 196, D] on disk; stream ``i`` has seed FIRST_SEED + i."""
+
+    duration_s: int
+    tokens: np.ndarray
+
+    def script(self, index: int) -> Script:
+        """The script that stream ``index`` was drawn from."""
+        return sample_script(FIRST_SEED + index, self.duration_s)
+
+
+@torch.inference_mode()
+def build_shelf(vision: VisionModel, duration_s: int, num_streams: int, folder: Path, first: int = 0) -> Shelf:
+    """Draw, encode, decode and look at ``num_streams`` streams; goes on where an earlier call was stopped."""
+    dim = vision.code.place.shape[-1]
+    shape = (num_streams, duration_s, CELLS, dim)
+    path, done_path = folder / f"shelf{duration_s}.npy", folder / f"shelf{duration_s}.done"
+    mode = "r+" if path.exists() else "w+"
+    tokens = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape)
+    done = int(done_path.read_text()) if done_path.exists() else 0
+    shelf = Shelf(duration_s, tokens)
+    for index in range(done, num_streams):
+        tokens[index] = see_stream(vision, shelf.script(index)).numpy()
+        done_path.write_text(str(index + 1))
+    return shelf
+
+
+def see_stream(vision: VisionModel, script: Script) -> Tensor:
+    """Visual tokens [T, 196, D] (float16) of a stream at one frame a second, through real h264."""
+    frames = np.stack(_coded_frames(script)[::NATIVE_FPS])
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    x = vision.tower.embeddings(pixels)
+    for layer in vision.tower.encoder.layers:
+        x = layer(x, None)
+    return vision.pool(vision.projector(x)).half()
+
+
+def _coded_frames(script: Script) -> list[np.ndarray]:
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(Renderer(script), Path(file.name))
+        with av.open(file.name) as container:
+            return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+class TokenBatches(Dataset):
+    """Batches of streams from the shelves with fresh questions and fresh choices of cells."""
+
+    def __init__(self, shelves: dict[int, Shelf], encoder: QuestionEncoder, mix: Mix, seed: int) -> None:
+        self.shelves, self.encoder, self.mix, self.seed = shelves, encoder, mix, seed
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def __getitem__(self, step: int) -> tuple[Tensor, StreamBatch]:
+        """Tokens [S, T, B, D] and their batch."""
+        rng = np.random.default_rng([self.seed, step])
+        duration, budget, size = self.mix.draw(rng)
+        shelf = self.shelves[duration]
+        chosen = rng.integers(len(shelf.tokens), size=size)
+        scripts = [shelf.script(int(i)) for i in chosen]
+        labels = [label_stream(script) for script in scripts]
+        questions = [sample_questions(script, self.mix.num_questions, step + 1) for script in scripts]
+        batch = gather_batch(rng, labels, questions, self.encoder, budget, torch.from_numpy(chosen))
+        tokens = np.stack([np.take_along_axis(shelf.tokens[i], c[..., None], 1) for i, c in zip(chosen, batch.cells.numpy())])
+        return torch.from_numpy(tokens).float(), batch

@@ -1,0 +1,109 @@
+"""Pictures of a script: textured ground, saturated static clutter, moving shapes, sensor noise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stc_lab.pocket.world.script import Script, Track
+from stc_lab.pocket.world.shapes import shape_mask
+from stc_lab.pocket.world.vocabulary import COLOR_NAMES, COLORS, IMAGE_SIZE
+
+CANVAS = IMAGE_SIZE + 48
+TOP = (CANVAS - IMAGE_SIZE) // 2
+Box = tuple[float, float, float, int]
+
+
+class Ground:
+    """A static scene: texture of low saturation with saturated clutter that is none of the shapes.
+
+    ``image`` float32 [CANVAS, CANVAS, 3]; ``clutter`` holds (x, y, size, color index) boxes in canvas pixels.
+    """
+
+    def __init__(self, rng: np.random.Generator, textured: bool = True) -> None:
+        self.image = _texture(rng) if textured else np.zeros((CANVAS, CANVAS, 3), np.float32)
+        self.clutter: list[Box] = []
+        for _ in range(int(rng.integers(9, 17))):
+            self._add_clutter(rng)
+
+    def _add_clutter(self, rng: np.random.Generator) -> None:
+        size = int(rng.integers(5, 13))
+        x, y = rng.integers(0, CANVAS - size, size=2)
+        color = int(rng.integers(len(COLOR_NAMES)))
+        mask = _blob(rng, size)[..., None]
+        paint = np.float32(COLORS[COLOR_NAMES[color]]) * rng.uniform(0.7, 1.0)
+        area = self.image[y : y + size, x : x + size]
+        area += mask * (paint - area)
+        self.clutter.append((x + size / 2, y + size / 2, size, color))
+
+
+class Renderer:
+    """Draws frames of a script; ``frame(t)`` depends on nothing but the script and ``t``.
+
+    ``textured=False`` leaves out the texture, for those who need only ``ground(t).clutter``.
+    """
+
+    def __init__(self, script: Script, textured: bool = True) -> None:
+        self.script = script
+        rng = np.random.default_rng([script.seed, script.duration_s, 1])
+        self._grounds = [Ground(rng, textured) for _ in range(1 if script.cut_s is None else 2)]
+        self._tints = rng.uniform(-14, 14, size=(len(script.tracks), 3)).astype(np.float32)
+        self._noise = rng.standard_normal((4 * IMAGE_SIZE if textured else 1, IMAGE_SIZE, 3), np.float32)
+
+    def ground(self, time_s: float) -> tuple[Ground, int]:
+        """The scene in view at ``time_s`` and the column of the canvas at the left edge of the image."""
+        after_cut = self.script.cut_s is not None and time_s >= self.script.cut_s
+        drift = self.script.pan_px_per_s * time_s
+        offset = drift if drift >= 0 else CANVAS - IMAGE_SIZE + drift
+        return self._grounds[int(after_cut)], int(np.clip(offset, 0, CANVAS - IMAGE_SIZE))
+
+    def frame(self, time_s: float) -> np.ndarray:
+        """The picture at ``time_s``: uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
+        ground, left = self.ground(time_s)
+        image = ground.image[TOP : TOP + IMAGE_SIZE, left : left + IMAGE_SIZE].copy()
+        for track, tint in zip(self.script.tracks, self._tints):
+            if track.is_visible(time_s):
+                _draw(image, track, time_s, tint)
+        image += self.script.noise_sigma * self._noise_at(time_s)
+        return np.clip(image, 0, 255).astype(np.uint8)
+
+    def _noise_at(self, time_s: float) -> np.ndarray:
+        """A window of a fixed noise field, elsewhere for each frame."""
+        shift = int(np.random.default_rng([self.script.seed, int(time_s * 1000)]).integers(3 * IMAGE_SIZE))
+        return self._noise[shift : shift + IMAGE_SIZE]
+
+
+def _draw(image: np.ndarray, track: Track, time_s: float, tint: np.ndarray) -> None:
+    x, y = track.position(time_s)
+    left, top = round(x - track.size / 2), round(y - track.size / 2)
+    mask = shape_mask(track.shape, track.size)[..., None]
+    area = image[top : top + track.size, left : left + track.size]
+    area += mask * (np.float32(COLORS[track.color(time_s)]) + tint - area)
+
+
+def _texture(rng: np.random.Generator) -> np.ndarray:
+    """Waves and coarse patches around a dull colour."""
+    y, x = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32)
+    luma = np.zeros((CANVAS, CANVAS), np.float32)
+    for _ in range(4):
+        fx, fy, phase = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(0, 6.28)
+        luma += rng.uniform(3, 11) * np.sin(fx * x + fy * y + phase)
+    cells = rng.normal(0, 12, size=(13, 13, 3)).astype(np.float32)
+    patches = np.kron(cells, np.ones((12, 12, 1), np.float32))[:CANVAS, :CANVAS]
+    base = rng.uniform(70, 165) + rng.uniform(-22, 22, size=3)
+    return (base + luma[..., None] + patches).astype(np.float32)
+
+
+def _blob(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Opacity [size, size] of something that is no shape: a filled half-plane cut, a stroke, or specks."""
+    axis = (np.arange(size) + 0.5) / size * 2 - 1
+    x, y = np.meshgrid(axis, axis)
+    angle = rng.uniform(0, 2 * np.pi)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    match int(rng.integers(3)):
+        case 0:
+            inside = (np.hypot(u, v * rng.uniform(1.4, 2.4)) < 0.95) & (u > rng.uniform(-0.9, -0.3))
+        case 1:
+            inside = abs(v + 0.3 * np.sin(3 * u)) < 0.28
+        case _:
+            inside = rng.random((size, size)) < 0.45
+    return inside.astype(np.float32)
