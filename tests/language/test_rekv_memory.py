@@ -11,6 +11,7 @@ from transformers import Qwen2ForCausalLM
 
 from stc_lab.language import TextDecoder
 from stc_lab.language.kv import GrowingStore, ReKVMemory, ReKVSettings
+from stc_lab.language.kv.sliding import PiecePlanner
 
 NewMemory = Callable[..., ReKVMemory]
 INIT, QUESTION, PROMPT = [7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33]
@@ -105,10 +106,12 @@ def test_nothing_can_be_retrieved_before_the_init_prompt(decoder: TextDecoder) -
 
 @pytest.mark.parametrize("lengths", [(8,) * 12, (3, 1, 7, 2, 40, 5, 1, 9, 12, 6)], ids=["fixed", "variable"])
 @pytest.mark.parametrize("n_local", [6, 9, 23])
+@pytest.mark.parametrize("split_above", [0, 4096], ids=["split", "masked"])
 def test_every_token_is_seen_exactly_once(
-    decoder: TextDecoder, n_local: int, lengths: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, decoder: TextDecoder, split_above: int, n_local: int, lengths: tuple[int, ...]
 ) -> None:
     """Against a plain loop: first layer, any window, also where the init tokens leave it in the middle of a frame."""
+    monkeypatch.setattr(PiecePlanner.__init__, "__defaults__", (split_above,))
     frames = torch.randn(sum(lengths), decoder.config.hidden_size, generator=torch.Generator().manual_seed(2))
     memory = ReKVMemory(decoder.shape, ReKVSettings(n_local=n_local, topk=3), decoder.device)
     spy = FirstLayer(memory)

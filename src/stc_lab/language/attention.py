@@ -1,10 +1,13 @@
-"""Attention of new tokens to stored keys and values, with grouped heads, and the join of two parts in one softmax.
+"""Attention of new tokens to stored keys and values, with grouped heads, and the join of several parts in one softmax.
 
 Shapes: queries [Hkv, G, T, d] (G query heads share a key head), keys and values [Hkv, L, d], additive masks
-[T, L]. Groups are expressed by expanding keys with stride 0, so nothing is repeated in memory.
+[T, L]. Nothing is repeated in memory for the groups.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,32 +27,40 @@ def ungrouped(outputs: Tensor) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Softmax attention -> [Hkv, G, T, d]; ``mask`` ``None``: every query sees every key."""
-    keys, values = _expand(keys, queries), _expand(values, queries)
+    if mask is None:
+        folded = _folded(queries)[None]
+        return scaled_dot_product_attention(folded, keys[None], values[None], scale=scale).view(queries.shape)
+    keys, values = _expanded(keys, queries), _expanded(values, queries)
     return scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
 
 
-def attend_two_parts(
-    queries: Tensor,
-    local: tuple[Tensor, Tensor],
-    local_mask: Tensor | None,
-    far: tuple[Tensor, Tensor],
-    far_mask: Tensor | None,
-    scale: float,
-    far_queries: Tensor,
-) -> Tensor:
-    """One softmax over two key sets that see differently rotated queries -> [Hkv, G, T, d].
+@dataclass(frozen=True)
+class Part:
+    """Keys and values [Hkv, n, d] with the queries that read them and an additive mask [T, n] or ``None``."""
 
-    ``local`` may be long and goes through a fused kernel; ``far`` [Hkv, n, d] is short. A query whose
-    ``far_mask`` hides every far key keeps its local output.
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+def attend_parts(main: Part, others: Sequence[Part], scale: float) -> Tensor:
+    """One softmax over several sets of keys -> [Hkv, G, T, d].
+
+    ``main`` may be long and goes through a fused kernel; ``others`` are short and may see differently rotated
+    queries. Every query must see a key of ``main``.
     """
-    near, near_lse = attend_with_lse(queries, *local, local_mask, scale)
-    far_keys, far_values = _expand(far[0], queries), _expand(far[1], queries)
-    scores = (far_queries @ far_keys.transpose(-1, -2)).float() * scale
-    if far_mask is not None:
-        scores = scores + far_mask.float()
-    # The whole local part competes as one key whose score is its log-sum-exp.
-    weights = torch.cat((scores, near_lse.float()[..., None]), dim=-1).softmax(dim=-1).to(near.dtype)
-    return torch.addcmul(weights[..., :-1] @ far_values, weights[..., -1:], near)
+    output, lse = attend_with_lse(main.queries, main.keys, main.values, main.mask, scale)
+    scores = [_scores(part, scale) for part in others]
+    # The whole main part competes as one key whose score is its log-sum-exp.
+    weights = torch.cat((*scores, lse.float()[..., None]), dim=-1).softmax(dim=-1).to(output.dtype)
+    result = output * weights[..., -1:]
+    start = 0
+    for part in others:
+        stop = start + part.keys.shape[1]
+        result += (_folded(weights[..., start:stop]) @ part.values).view(result.shape)
+        start = stop
+    return result
 
 
 def attend_with_lse(
@@ -60,11 +71,27 @@ def attend_with_lse(
     The public function does not return it; the fused kernels behind it do. Other devices take the plain way.
     """
     kernel = _FUSED.get(queries.device.type, _plain)
-    return kernel(queries, _expand(keys, queries), _expand(values, queries), mask, scale)
+    if mask is not None:
+        return kernel(queries, _expanded(keys, queries), _expanded(values, queries), mask, scale)
+    output, lse = kernel(_folded(queries)[None], keys[None], values[None], None, scale)
+    return output.view(queries.shape), lse.view(queries.shape[:-1])
 
 
-def _expand(states: Tensor, queries: Tensor) -> Tensor:
+def _expanded(states: Tensor, queries: Tensor) -> Tensor:
+    """Each key head once per query of its group, without copying: [Hkv, L, d] -> [Hkv, G, L, d]."""
     return states[:, None].expand(-1, queries.shape[1], -1, -1)
+
+
+def _folded(queries: Tensor) -> Tensor:
+    """The queries of a group as one long sequence: [Hkv, G, T, d] -> [Hkv, G * T, d]; faster, but for no mask."""
+    return queries.flatten(1, 2)
+
+
+def _scores(part: Part, scale: float) -> Tensor:
+    """Scores [Hkv, G, T, n], float32."""
+    scores = (_folded(part.queries) @ part.keys.transpose(-1, -2)).float().mul_(scale)
+    scores = scores.view(*part.queries.shape[:-1], -1)
+    return scores if part.mask is None else scores.add_(part.mask)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

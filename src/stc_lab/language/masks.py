@@ -42,6 +42,27 @@ class BandMask:
         return mask.masked_fill_(outside, hidden(like.dtype))
 
 
+class FadingMask:
+    """For the oldest keys of a window, which leave it one by one while a piece of T tokens is read.
+
+    The last query no longer sees any of the n fading keys, the one before it sees the newest of them, and so on.
+    """
+
+    def __init__(self) -> None:
+        self._mask: Tensor | None = None
+
+    def corner(self, num_queries: int, num_fading: int, like: Tensor) -> Tensor:
+        """Mask [num_queries, num_fading], with ``num_fading < num_queries``, in dtype and on device of ``like``."""
+        mask = self._mask
+        if mask is None or mask.dtype != like.dtype or mask.shape[1] < num_queries:
+            # Below num_queries rows that hide nothing, row i hides the first i keys.
+            shape = (2 * num_queries, num_queries)
+            mask = torch.full(shape, hidden(like.dtype), dtype=like.dtype, device=like.device)
+            mask = self._mask = mask.tril_(-1 - num_queries)
+        first = mask.shape[1] - (num_queries - 1 - num_fading)
+        return mask[first : first + num_queries, :num_fading]
+
+
 def far_mask(first: int, num_queries: int, num_far: int, window: int, like: Tensor) -> Tensor | None:
     """Shows the queries at positions ``first ...`` those of the keys ``0 .. num_far - 1`` outside their window.
 

@@ -7,27 +7,36 @@ to a rotary embedding, so local keys are rotated once, at their absolute positio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from stc_lab.language.attention import attend, attend_two_parts, grouped
+from stc_lab.language.attention import Part, attend, attend_parts, grouped
 from stc_lab.language.kv.base import DecoderShape, tensor_bytes
 from stc_lab.language.kv.buffer import KVBuffer
-from stc_lab.language.masks import BandMask, far_mask
+from stc_lab.language.masks import BandMask, FadingMask, far_mask
+
+
+SPLIT_ABOVE = 4096
+"""Keys in the middle of a window above which they are read without a mask, apart from those at its two ends. The
+masked kernel takes a third longer and a mask as large as the window; splitting costs a few small operations."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """What all layers share for the rows ``start .. stop - 1`` of a pass.
 
-    ``num_keys``: length of the local part, the new tokens included; ``num_far``: init tokens in the far part.
+    ``num_keys``: length of the local part, the new tokens included. ``local_mask`` [T, num_keys], or, for a long
+    window, [T, T] for the new tokens alone; then ``fading_mask`` [T, n] is for the oldest keys, those that leave
+    the window while the piece is read. ``num_far``: init tokens in the far part, with their mask [T, num_far].
     """
 
     start: int
     stop: int
     num_keys: int
     local_mask: Tensor | None
+    is_split: bool = False
+    fading_mask: Tensor | None = None
     num_far: int = 0
     far_mask: Tensor | None = None
 
@@ -36,13 +45,25 @@ class Piece:
         """Rows of the pass."""
         return slice(self.start, self.stop)
 
+    @property
+    def num_new(self) -> int:
+        """Tokens of the piece."""
+        return self.stop - self.start
+
+    @property
+    def num_fading(self) -> int:
+        """Keys at the old end of the window that some of the queries do not see."""
+        return 0 if self.fading_mask is None else self.fading_mask.shape[1]
+
 
 class PiecePlanner:
     """Makes the pieces of a pass."""
 
-    def __init__(self, n_local: int) -> None:
+    def __init__(self, n_local: int, split_above: int = SPLIT_ABOVE) -> None:
         self._n_local = n_local
+        self._split_above = split_above
         self._band = BandMask(n_local)
+        self._fading = FadingMask()
 
     def piece(self, offset: int, length: int, position: int, num_init: int, like: Tensor) -> Piece:
         """``length`` tokens at ``position``, the rows from ``offset`` of the pass; each init token is seen once."""
@@ -50,13 +71,16 @@ class PiecePlanner:
         if num_init == 0 or position + length - 1 < self._n_local:
             return planned
         mask = far_mask(position, length, num_init, self._n_local, like)
-        return Piece(planned.start, planned.stop, planned.num_keys, planned.local_mask, num_init, mask)
+        return replace(planned, num_far=num_init, far_mask=mask)
 
     def local(self, offset: int, length: int, position: int, like: Tensor, num_far: int = 0) -> Piece:
         """The same with the first ``num_far`` init tokens shown to every query, in the window or not."""
-        num_keys = min(position + length, self._n_local + length - 1)
-        mask = self._band.corner(length, num_keys, like)
-        return Piece(offset, offset + length, num_keys, mask, num_far)
+        num_keys, rows = min(position + length, self._n_local + length - 1), (offset, offset + length)
+        num_fading = max(0, num_keys - self._n_local)
+        if length == 1 or num_keys - num_fading - length <= self._split_above:
+            return Piece(*rows, num_keys, self._band.corner(length, num_keys, like), num_far=num_far)
+        fading = self._fading.corner(length, num_fading, like) if num_fading else None
+        return Piece(*rows, num_keys, self._band.corner(length, length, like), True, fading, num_far)
 
 
 class SlidingLayer:
@@ -84,18 +108,32 @@ class SlidingLayer:
         ``queries`` and ``rotated`` [T, Hq, d]: the piece's queries before and after rotation.
         """
         self.window.append(keys, values)
-        local = self.window.last(piece.num_keys)
-        near_queries = grouped(rotated, self._shape.num_kv_heads)
-        if piece.num_far == 0:
-            return attend(near_queries, *local, piece.local_mask, self._shape.scale)
-        far = self._far_keys[:, : piece.num_far], self.init_values[:, : piece.num_far]
-        far_queries = grouped(queries, self._shape.num_kv_heads)
-        return attend_two_parts(
-            near_queries, local, piece.local_mask, far, piece.far_mask, self._shape.scale, far_queries
-        )
+        near = grouped(rotated, self._shape.num_kv_heads)
+        local_keys, local_values = self.window.last(piece.num_keys)
+        if not piece.is_split and piece.num_far == 0:
+            return attend(near, local_keys, local_values, piece.local_mask, self._shape.scale)
+        parts = [Part(near, local_keys, local_values, piece.local_mask)]
+        if piece.is_split:
+            parts = _split(parts[0], piece)
+        if piece.num_far:
+            far = grouped(queries, self._shape.num_kv_heads)
+            init_keys, init_values = self._far_keys[:, : piece.num_far], self.init_values[:, : piece.num_far]
+            parts.append(Part(far, init_keys, init_values, piece.far_mask))
+        return attend_parts(parts[0], parts[1:], self._shape.scale)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of what is remembered: window and init tokens."""
         window = self.window.last(self._n_local) if len(self.window) else ()
         return tensor_bytes(*window, self.init_keys, self.init_values, self._far_keys)
+
+
+def _split(local: Part, piece: Piece) -> list[Part]:
+    """The middle of the window, which every query sees, then the new tokens, then the keys that leave it."""
+    first, last = piece.num_fading, piece.num_keys - piece.num_new
+    spans = [(first, last, None), (last, piece.num_keys, piece.local_mask), (0, first, piece.fading_mask)]
+    return [
+        Part(local.queries, local.keys[:, start:stop], local.values[:, start:stop], mask)
+        for start, stop, mask in spans
+        if stop > start
+    ]
