@@ -109,7 +109,7 @@ def test_multirun_runs_every_combination_in_its_own_folder(stc_lab):
     assert stc_lab("-m", "pruner=none,stc", "pruner.budget=16,32") == 0
     points = {run_dir.name: (cfg.pruner.name, cfg.pruner.budget) for cfg, run_dir in stc_lab.runs}
     assert points == {
-        f"pruner.budget={budget},pruner={name}": (name, budget) for name in ("none", "stc") for budget in (16, 32)
+        f"pruner={name},pruner.budget={budget}": (name, budget) for name in ("none", "stc") for budget in (16, 32)
     }
 
 

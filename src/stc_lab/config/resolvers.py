@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 LONGEST_FOLDER_NAME = 120
+LEADING_GROUPS = ("backbone", "cacher", "pruner")
 
 
 def selection(threshold: float | None) -> str:
@@ -18,13 +20,28 @@ def selection(threshold: float | None) -> str:
     return "ratio" if threshold is None else "threshold"
 
 
-def folder_name(overrides: str) -> str:
-    """Folder of one point of a multirun, from its overrides: stable from run to run, legal everywhere."""
-    name = re.sub(r"[^-\w.=,+]", "_", overrides) or "defaults"
-    if len(name) <= LONGEST_FOLDER_NAME and name == overrides:
-        return name
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name[: LONGEST_FOLDER_NAME - 9]}-{digest}" if overrides else name
+def folder_name(overrides: Sequence[str]) -> str:
+    """Folder of one point of a multirun, from its overrides: the methods first, legal, stable from run to run.
+
+    Where the overrides do not fit (a path, a long list), a digest of them keeps the name unique.
+    """
+    ordered = sorted(overrides, key=_rank)
+    written, exact = ",".join(map(_short, ordered)), ",".join(ordered)
+    if written == exact and len(exact) <= LONGEST_FOLDER_NAME:
+        return exact or "defaults"
+    digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
+    return f"{written[: LONGEST_FOLDER_NAME - 9]}-{digest}"
+
+
+def _rank(override: str) -> tuple[int, str]:
+    group = re.split("[.=]", override.lstrip("+~"), maxsplit=1)[0]
+    return (LEADING_GROUPS.index(group) if group in LEADING_GROUPS else len(LEADING_GROUPS), override.replace("=", " "))
+
+
+def _short(override: str) -> str:
+    """The override without the folders of a path and without characters that a file system may refuse."""
+    key, _, value = override.partition("=")
+    return re.sub(r"[^-\w.=+~]", "_", f"{key}={value.rstrip('/').rsplit('/', 1)[-1]}")
 
 
 def user_path(path: str) -> str:
