@@ -25,7 +25,7 @@ WORDS = (
     *("0", "8", "9"),
     *NUMBERS,
     *"system user assistant previous text Time".split(),
-    *"what which where how is was the a an now ? before at first but here gone has not yet come came".split(),
+    *"what which where how is was the a have now ? before at first but here gone has not yet come came".split(),
     *"many times so far last shape shapes color say . , : = - s ( ) yes no and to of in it".split(),
     *"appears leaves moves turns nothing new are there will be next still left right top bottom".split(),
 )

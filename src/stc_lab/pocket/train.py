@@ -39,7 +39,7 @@ def train_vision(folder: Path, num_steps: int = 1400, batch: int = 12) -> vision
     return model
 
 
-def _language(folder: Path, name: str, start: str | None, batches: Dataset, num_steps: int, lr: float) -> LanguageModel:
+def _language(folder: Path, name: str, start: str | None, batches: Dataset, num_steps: int, lr: float, final_lr_ratio: float = 0.05) -> LanguageModel:
     """One stage on labels instead of pictures; ``start`` names the stage whose weights it begins with."""
     model = LanguageModel(new_pocket(tokenizer := build_tokenizer()), QuestionEncoder(tokenizer))
     if start is None:
@@ -48,7 +48,8 @@ def _language(folder: Path, name: str, start: str | None, batches: Dataset, num_
         model.load_state_dict(torch.load(folder / f"{start}.pt", weights_only=True)["model"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
     source = Ahead(batches)
-    run_stage(Stage(name, model, [optimizer], lambda step: model.symbol_loss(source[step]), num_steps), folder)
+    loss = lambda step: model.symbol_loss(source[step])  # noqa: E731
+    run_stage(Stage(name, model, [optimizer], loss, num_steps, final_lr_ratio=final_lr_ratio), folder)
     return model
 
 
@@ -63,11 +64,13 @@ def train_stills(folder: Path, num_steps: int = 700) -> LanguageModel:
     return _language(folder, "stills", "binding", batches, num_steps, 1.5e-3)
 
 
-def train_words(folder: Path, num_steps: int = 2400) -> LanguageModel:
-    """The language model on the visual code of labelled streams, few tokens a frame, about 40 CPU minutes."""
-    mix = Mix((6, 12, 24, 48), (0.3, 0.35, 0.25, 0.1), (8, 12, 28), (0.35, 0.5, 0.15))
-    batches = SymbolBatches(QuestionEncoder(build_tokenizer()), mix, seed=3)
-    return _language(folder, "words", "stills", batches, num_steps, 1.5e-3)
+def train_words(folder: Path, num_steps: int = 1300) -> LanguageModel:
+    """The language model on the visual code of labelled streams, few tokens a frame, about 25 CPU minutes."""
+    few = Mix((6, 12, 24, 48), (0.3, 0.35, 0.25, 0.1), (8, 12, 28), (0.35, 0.5, 0.15))
+    more = Mix((10, 16, 28, 48), (0.25, 0.35, 0.25, 0.15), (8, 12, 28), (0.15, 0.7, 0.15))
+    batches = SymbolBatches(QuestionEncoder(build_tokenizer()), {0: few, 420: more}, seed=3)
+    return _language(folder, "words", "stills", batches, num_steps, 1.5e-3, final_lr_ratio=0.5)
+
 
 
 def build_shelves(folder: Path, sizes: tuple[tuple[int, int], ...] = ((12, 1000), (28, 160))) -> dict[int, Shelf]:

@@ -99,9 +99,12 @@ class Mix:
 
 
 def choose_cells(rng: np.random.Generator, labels: CellLabels, budget: int) -> np.ndarray:
-    """Cells to keep, ascending int [T, budget]: at random, or what is not background first, or shapes first."""
+    """Cells to keep, ascending int [T, budget]: what is not background first, or shapes first, or at random.
+
+    A random handful tells too little to learn from, so below 16 cells it is not drawn.
+    """
     score = rng.random((labels.kind.shape[0], CELLS))
-    style = rng.random()
+    style = rng.random() * (0.6 if budget < 16 else 1.0)
     if style < 0.35:
         score += labels.kind != BACKGROUND
     elif style < 0.6:
@@ -117,18 +120,20 @@ def label_stream(script: Script) -> CellLabels:
 class SymbolBatches(Dataset):
     """Batch ``step`` of endless fresh streams that are never drawn, only labelled; same step, same batch."""
 
-    def __init__(self, encoder: QuestionEncoder, mix: Mix, seed: int) -> None:
-        self.encoder, self.mix, self.seed = encoder, mix, seed
+    def __init__(self, encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
+        """``mixes`` maps the step from which a mix holds to it; the first must be 0."""
+        self.encoder, self.mixes, self.seed = encoder, mixes, seed
 
     def __len__(self) -> int:
         return 1 << 30
 
     def __getitem__(self, step: int) -> StreamBatch:
         rng = np.random.default_rng([self.seed, step])
-        duration, budget, size = self.mix.draw(rng)
+        mix = self.mixes[max(start for start in self.mixes if start <= step)]
+        duration, budget, size = mix.draw(rng)
         scripts = [sample_script(int(s), duration) for s in rng.integers(1 << 40, 1 << 41, size=size)]
         labels = [label_stream(script) for script in scripts]
-        questions = [sample_questions(script, self.mix.num_questions, step) for script in scripts]
+        questions = [sample_questions(script, mix.num_questions, step) for script in scripts]
         return gather_batch(rng, labels, questions, self.encoder, budget, torch.arange(size))
 
 
