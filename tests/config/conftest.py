@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,8 +15,13 @@ from stc_lab.config import conf_dir
 Compose = Callable[..., DictConfig]
 
 
-@pytest.fixture
-def settings() -> Iterator[Compose]:
-    """``settings("pruner=none", "pruner.budget=64")``: the composed configuration."""
+@cache
+def _composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield lambda *overrides: compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def settings() -> Compose:
+    """``settings("pruner=none", "pruner.budget=64")``: the composed configuration, to do with as you like."""
+    return lambda *overrides: copy.deepcopy(_composed(*overrides))
