@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+PLAIN_BELOW, FAST_FROM = 128, 192
+"""Queries: below the first two plain products are fastest on a CPU, from the second on the fused kernel is."""
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int, scale: float) -> Tensor:
@@ -13,20 +16,25 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
     With as many queries as keys this is the call Hugging Face makes under ``sdpa``, bit for bit.
     """
     query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
-    if _few_queries_on_cpu(query, key):
-        weights = torch.matmul(query * scale, key.transpose(-1, -2)).softmax(-1)
-        mixed = torch.matmul(weights, value)
-    else:
-        mixed = scaled_dot_product_attention(query, key, value, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)
+    is_selective = query.shape[-2] < key.shape[-2]
+    attend = _few_on_cpu if is_selective and query.device.type == "cpu" else _fused
+    return attend(query, key, value, scale).transpose(1, 2).flatten(2)
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def _few_queries_on_cpu(query: Tensor, key: Tensor) -> bool:
-    # The fused CPU kernel halves its block size below 192 queries and then takes 1.6 times as long as two plain
-    # matrix products. Half precision stays with the kernel, which accumulates in float32.
-    few = 2 * query.shape[-2] <= key.shape[-2]
-    return few and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+def _few_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Around the CPU kernel's small blocks, which it takes below 192 queries and which cost 1.5 times as much."""
+    num_queries = query.shape[-2]
+    if num_queries < PLAIN_BELOW and query.dtype in (torch.float32, torch.float64):
+        return torch.matmul(torch.matmul(query * scale, key.transpose(-1, -2)).softmax(-1), value)
+    if PLAIN_BELOW <= num_queries < FAST_FROM:
+        padded = pad(query, (0, 0, 0, FAST_FROM - num_queries))
+        return _fused(padded, key, value, scale)[..., :num_queries, :]
+    return _fused(query, key, value, scale)
