@@ -101,26 +101,21 @@ def test_only_the_last_opened_file_can_be_read(clip: Path, process: DecoderProce
         assert len(list(second)) == 4
 
 
-def test_hanging_read_is_ended_and_the_next_file_gets_a_new_process(troubled_decord, clip: Path) -> None:
+def test_hanging_read_is_ended_after_the_good_frames_and_the_next_file_gets_a_new_process(troubled_decord, clip: Path) -> None:
     troubled_decord("time.sleep(1000)")
     with DecoderProcess() as process:
-        with open_video(clip, fps=5.0, timeout_s=2.0, process=process) as source:
-            indices = []
+        with open_video(clip, fps=5.0, process=process) as source:
             pid = process.pid
-            with pytest.raises(VideoError, match="took more than 2 s") as caught:
-                indices.extend(frame.index for frame in source)
+            assert len(list(source.frames(until_s=1.8))) == 10
+            source._file.timeout_s = 0.5  # only now: on a busy machine the good reads may take longer
+            with pytest.raises(VideoError, match="took more than 0.5 s") as caught:
+                list(source)
             assert caught.value.kind == "timeout"
             assert process.pid is None and not is_alive(pid)
             with pytest.raises(VideoError, match="took more than"):
                 list(source)
         with open_video(clip, reader="pyav", process=process) as source:
             assert len(list(source)) == 4 and process.pid != pid
-
-
-def test_frames_before_a_hang_are_served(troubled_decord, clip: Path) -> None:
-    troubled_decord("time.sleep(1000)")
-    with open_video(clip, fps=5.0, timeout_s=30.0) as source:
-        assert [frame.index for frame in source.frames(until_s=1.8)] == list(range(0, 50, 5))
 
 
 def test_crash_of_the_decoder_is_an_error_of_the_file(troubled_decord, clip: Path) -> None:

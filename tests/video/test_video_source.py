@@ -86,17 +86,14 @@ def test_read_ahead_is_bounded(clip: Path) -> None:
             decoded.release()
             return sample
 
-    def num_decoded() -> int:
-        count = 0
-        while decoded.acquire(timeout=0.3):
-            count += 1
-        return count
+    def decodes_just(count: int) -> bool:
+        return all(decoded.acquire(timeout=20) for _ in range(count)) and not decoded.acquire(timeout=0.2)
 
     ahead = ReadAhead(lambda: Counted(clip, "pyav", 5.0), depth=3)
     assert ahead.take().reader == "pyav"
-    assert num_decoded() == 3
+    assert decodes_just(3)
     assert ahead.take().index == 0 and ahead.take().index == 5
-    assert num_decoded() == 2
+    assert decodes_just(2)
     ahead.close()
 
 
