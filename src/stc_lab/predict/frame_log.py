@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from stc_lab.types import FrameReport
@@ -14,7 +15,7 @@ class FrameLog:
     """
 
     def __init__(self, num_warmup: int = 0) -> None:
-        self.wait_ms = 0.0
+        self.other_ms = Counter()
         self._warmup_left = num_warmup
         self._reports: list[FrameReport] = []
         self._num_warmup = 0
@@ -28,8 +29,8 @@ class FrameLog:
 
     def take(self) -> dict[str, Any]:
         """The columns since the last call; every column has one entry per frame."""
-        reports, num_warmup, wait_ms = self._reports, self._num_warmup, self.wait_ms
-        self._reports, self._num_warmup, self.wait_ms = [], 0, 0.0
+        reports, num_warmup, other_ms = self._reports, self._num_warmup, self.other_ms
+        self._reports, self._num_warmup, self.other_ms = [], 0, Counter()
         return {
             "timestamp_s": [round(report.timestamp_s, 6) for report in reports],
             "num_tokens": [report.num_tokens for report in reports],
@@ -39,7 +40,8 @@ class FrameLog:
             "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
             "flops": _columns([report.flops for report in reports]),
             "num_warmup": num_warmup,
-            "wait_ms": round(wait_ms, 3),
+            "wait_ms": round(other_ms["wait_ms"], 3),
+            "start_ms": round(other_ms["start_ms"], 3),
         }
 
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig
 
+from stc_lab.backbones.session import StreamSession
 from stc_lab.benchmarks.base import Benchmark
 from stc_lab.config import build
 from stc_lab.measure import StageTimer, reset_peak_memory
@@ -102,17 +103,20 @@ class StreamPredictor(LightningModule):
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
-        timer = StageTimer(self.device)
-        with self._open_video(task) as source, closing(self.backbone.open(self.cacher, self.pruner, timer)) as session:
+        with self._open_video(task) as source, closing(self._open_session()) as session:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
             yield from run_stream(task, session, source, self.recorder, self._chunk_size, self._on_frames)
 
     def _open_video(self, task: StreamTask) -> FrameSource:
         video = self.cfg.video
-        with self.recorder.waiting():
+        with self.recorder.counted_as("wait_ms"):
             return open_video(
                 task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
             )
+
+    def _open_session(self) -> StreamSession:
+        with self.recorder.counted_as("start_ms"):
+            return self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
 
     @property
     def _chunk_size(self) -> int:

@@ -55,13 +55,13 @@ class Recorder:
             self._frames.add(report)
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the block as time in which the loop waited for the video: opening, and what decoding ahead missed."""
+    def counted_as(self, name: str) -> Iterator[None]:
+        """Count the block as ``wait_ms`` (the loop waits for the video) or ``start_ms`` (a session is opened)."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._frames.wait_ms += (time.perf_counter() - start) * 1e3
+            self._frames.other_ms[name] += (time.perf_counter() - start) * 1e3
 
     def skip(self) -> None:
         """Forget frames and time since the last record: they belong to a record of an earlier run, or to none."""

@@ -46,6 +46,8 @@ def run_experiment(cfg: DictConfig, run_dir: Path) -> Summary:
         print_result(Console(), summary, baseline)
         log_summary(summary)
         _check_errors(summary, run_dir)
+        if baseline is not None:
+            _check_errors(baseline, run_dir / BASELINE_DIR)
     return summary
 
 

@@ -85,7 +85,7 @@ def _until(question: Question) -> float | None:
 def _awaited(frames: Iterable[Frame], recorder: Recorder) -> Iterator[Frame]:
     iterator = iter(frames)
     while True:
-        with recorder.waiting():
+        with recorder.counted_as("wait_ms"):
             frame = next(iterator, None)
         if frame is None:
             return

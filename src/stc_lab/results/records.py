@@ -13,7 +13,7 @@ RECORDS_FILE = "records.jsonl"
 SCHEMA = 1
 STATUSES = ("answered", "unanswered", "failed")
 TIMING_FIELDS = ("latency_ms", "ttft_ms", "wall_ms", "warmup", "memory")
-FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup", "wait_ms")
+FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup", "wait_ms", "start_ms")
 
 
 @dataclass
@@ -25,8 +25,9 @@ class Record:
     the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
     ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
     ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``latency_ms`` and
-    ``flops`` per stage, besides ``num_warmup`` (that many first frames are not for latency statistics) and
-    ``wait_ms`` (all in all, the loop waited so long for the video: to open, and for frames not decoded in time).
+    ``flops`` per stage, besides ``num_warmup`` (that many first frames are not for latency statistics),
+    ``wait_ms`` (all in all, the loop waited so long for the video: to open, and for frames not decoded in time)
+    and ``start_ms`` (time to open the session: its first prompt).
     ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the time since the previous
     record was made, loop, records and progress display included. ``memory`` holds ``peak_mem_gib`` and the
     session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.

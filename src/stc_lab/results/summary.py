@@ -75,7 +75,7 @@ def overhead_ratio(records: Iterable[Record]) -> float | None:
     for record in records:
         if record.wall_ms is not None:
             wall_ms += record.wall_ms
-            stage_ms += record.frames["wait_ms"] + sum(record.latency_ms.values())
+            stage_ms += record.frames["wait_ms"] + record.frames["start_ms"] + sum(record.latency_ms.values())
             columns = record.frames["latency_ms"]
             stage_ms += sum(sum(values) for stage, values in columns.items() if stage != "decode")
     return 1 - stage_ms / wall_ms if wall_ms else None
