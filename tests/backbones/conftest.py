@@ -101,7 +101,8 @@ def save_checkpoint(folder: Path, model: LlavaOnevisionForConditionalGeneration)
     """A folder as the hub has it: weights in the key layout of the official checkpoints."""
     model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    official = {re.sub(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.", k): v for k, v in weights.items()}
+    prefix = re.compile(r"^vision_tower\.(?!vision_model)")
+    official = {prefix.sub("vision_tower.vision_model.", key): value for key, value in weights.items()}
     save_file(official, folder / "model.safetensors", metadata={"format": "pt"})
     tiny_tokenizer().save_pretrained(folder)
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):

@@ -133,8 +133,15 @@ def test_retrieved_blocks_must_fit_the_window(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_missing_files_are_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    expected = "safetensors" if file.endswith("safetensors") else file
-    with pytest.raises(ValueError, match=f"{expected} not found in"):
+    with pytest.raises(ValueError, match=f"{file} not found in"):
+        ReKV.check_settings(settings(folder))
+
+
+def test_missing_shards_are_named(folder: Path) -> None:
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors").rename(folder / shards["a"])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(ValueError, match=": model-00002-of-00002.safetensors not found in"):
         ReKV.check_settings(settings(folder))
 
 
@@ -180,5 +187,10 @@ def test_hub_id_in_the_cache_is_used(offline: None, folder: Path, tmp_path: Path
     (snapshot / "refs" / "main").write_text("abc")
     shutil.copytree(folder, snapshot / "snapshots" / "abc")
     assert ReKV(HUB_ID, tokens_per_frame=9).grid == (3, 3)
+    tokenizer = snapshot / "snapshots" / "abc" / "tokenizer.json"
+    with pytest.raises(ValueError, match="hf download"):
+        tokenizer.rename(tokenizer.with_suffix(".partial"))
+        ReKV(HUB_ID, tokens_per_frame=9)
+    tokenizer.with_suffix(".partial").rename(tokenizer)
     with pytest.raises(ValueError, match="set backbone.tokens_per_frame=9"):
         ReKV.check_settings({"checkpoint": HUB_ID})

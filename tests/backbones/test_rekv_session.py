@@ -42,7 +42,9 @@ def untimed(report: FrameReport) -> FrameReport:
     return replace(report, latency_ms={})
 
 
-def test_answer_equals_the_one_shot_hf_model(new_backbone: Callable[..., ReKV], video: Frames, question: Question) -> None:
+def test_answer_equals_the_one_shot_hf_model(
+    new_backbone: Callable[..., ReKV], video: Frames, question: Question
+) -> None:
     backbone = new_backbone(n_local=10_000, topk=64, answer_reader="letter_logits")
     session = backbone.open(NoCacher(), NoPruner())
     answer = run(session, video, question)
@@ -188,7 +190,9 @@ class FirstOfPair(NoPruner):
 
     window_frames = 2
 
-    def compress_window(self, frames: list[VisualTokens], state: None, contexts: list[FrameContext]) -> list[VisualTokens]:
+    def compress_window(
+        self, frames: list[VisualTokens], state: None, contexts: list[FrameContext]
+    ) -> list[VisualTokens]:
         return [frame.keep(torch.arange(3 if i == 0 else 1)) for i, frame in enumerate(frames)]
 
 
@@ -223,6 +227,7 @@ def test_budget_must_fit(backbone: ReKV) -> None:
 
 def test_window_must_hold_what_is_retrieved(new_backbone: Callable[..., ReKV]) -> None:
     backbone = new_backbone(n_local=30, topk=4)
-    with pytest.raises(ValueError, match=r"backbone.topk=4: 4 blocks of 9 tokens are 36 tokens.*n_local=30; lower topk to at most 3"):
+    expected = r"backbone.topk=4: 4 blocks of 9 tokens are 36 tokens.*n_local=30; lower topk to at most 3"
+    with pytest.raises(ValueError, match=expected):
         backbone.open(NoCacher(), NoPruner())
     assert backbone.open(NoCacher(), STCPruner(budget=7))

@@ -19,7 +19,9 @@ def test_prompts_as_released() -> None:
     assert answer_prompt(Question("q", 1.0, "Why?")) == "\nWhy?<|im_end|><|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize("text", ["B", "B)", "(B)", "B.", " B) blue", "B: blue", "B) A) C)", "B\nbecause", "B )", "(B) x"])
+@pytest.mark.parametrize(
+    "text", ["B", "B)", "(B)", "B.", " B) blue", "B: blue", "B) A) C)", "B\nbecause", "B )", "(B) x"]
+)
 def test_letters_that_are_read(text: str) -> None:
     assert read_letter(text, "ABC") == "B"
 

@@ -48,9 +48,7 @@ def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Che
     folder = POCKET_ROOT / backbone if name == "pocket" else Path(name).expanduser()
     if not folder.is_dir():
         return _not_a_folder(name, folder)
-    missing = [file for file in required if not (folder / file).is_file()]
-    if not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
+    missing = _missing_files(folder, required)
     if missing:
         raise ValueError(f"backbone.checkpoint={name}: {', '.join(missing)} not found in {folder.resolve()}")
     return Checkpoint(name, folder)
@@ -65,8 +63,7 @@ def cached_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ..
         folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    complete = all((folder / file).is_file() for file in required) and any(folder.glob("*.safetensors"))
-    return Checkpoint(hub_id, folder) if complete else None
+    return None if _missing_files(folder, required) else Checkpoint(hub_id, folder)
 
 
 def fetched_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ...]) -> Checkpoint:
@@ -81,8 +78,22 @@ def fetched_checkpoint(hub_id: str, revision: str | None, required: tuple[str, .
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise ValueError(_not_fetched(hub_id, revision, error)) from error
-    return local_checkpoint(str(folder), hub_id, required)
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise ValueError(_not_fetched(hub_id, revision, reason)) from error
+    missing = _missing_files(folder, required)
+    if missing:
+        raise ValueError(_not_fetched(hub_id, revision, f"{', '.join(missing)} not found in {folder}"))
+    return Checkpoint(hub_id, folder)
+
+
+def _missing_files(folder: Path, required: tuple[str, ...]) -> list[str]:
+    """Files that are not there, every shard of the weights included."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weights = sorted(set(_read_json(index)["weight_map"].values()))
+    else:
+        weights = [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+    return [file for file in (*required, *weights) if not (folder / file).is_file()]
 
 
 def _not_a_folder(name: str, folder: Path) -> None:
@@ -99,14 +110,13 @@ def _not_a_folder(name: str, folder: Path) -> None:
     return None
 
 
-def _not_fetched(hub_id: str, revision: str | None, error: Exception) -> str:
+def _not_fetched(hub_id: str, revision: str | None, reason: str) -> str:
     size = f"about {HUB_SIZES_GB[hub_id]:g} GB" if hub_id in HUB_SIZES_GB else "size not known here"
     pinned = f" --revision {revision}" if revision else ""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"backbone.checkpoint={hub_id}: no folder of that name, not in the local cache, and not fetched from the hub "
-        f"({type(error).__name__}: {reason}). Fetch it once ({size}) where there is a network: "
-        f"hf download {hub_id}{pinned}; or give the folder that holds it"
+        f"backbone.checkpoint={hub_id}: no folder of that name, not complete in the local cache, and not fetched from "
+        f"the hub ({reason}). Fetch it once ({size}) where there is a network: hf download {hub_id}{pinned}; "
+        "or give the folder that holds it"
     )
 
 

@@ -44,10 +44,13 @@ class Rotary:
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotation for ``positions`` [T] (integers or floats) on their device."""
+        device = positions.device
+        if device.type == "mps":  # has no float64
+            positions = positions.cpu()
         if self._inv_freq.device != positions.device:
             self._inv_freq = self._inv_freq.to(positions.device)
         angles = positions.double()[:, None] * self._inv_freq
-        cos, sin = (angles.cos() * self._scaling).to(dtype), (angles.sin() * self._scaling).to(dtype)
+        cos, sin = ((wave * self._scaling).to(device, dtype) for wave in (angles.cos(), angles.sin()))
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def span(self, start: int, stop: int, like: Tensor) -> Rotation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from stc_lab.language.attention import attend, grouped, ungrouped
@@ -51,8 +50,9 @@ class GrowingStore:
             buffer.drop_last(num_tokens)
 
     def _rotate(self, keys: Tensor) -> Rotation:
-        positions = self._step.positions
-        if positions is None:
-            positions = torch.arange(self._next_position, self._next_position + keys.shape[0], device=keys.device)
-        self._next_position = int(positions[-1]) + 1
-        return self._shape.rotary(positions.to(keys.device), keys.dtype)
+        given, start = self._step.positions, self._next_position
+        if given is None:
+            self._next_position = start + len(keys)
+            return self._shape.rotary.span(start, self._next_position, keys)
+        self._next_position = int(given[-1]) + 1
+        return self._shape.rotary(given.to(keys.device), keys.dtype)

@@ -52,7 +52,7 @@ class HostMemory:
         size = like.numel()
         if self._slab is None or self._slab.dtype != like.dtype or self._used + size > self._slab.numel():
             elements = max(size, SLAB_BYTES // like.element_size())
-            self._slab = torch.empty(elements, dtype=like.dtype, pin_memory=self._is_cuda)
+            self._slab = torch.empty(elements, dtype=like.dtype, device="cpu", pin_memory=self._is_cuda)
             self._used = 0
         part = self._slab[self._used : self._used + size]
         self._used += size
