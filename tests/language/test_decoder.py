@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from stc_lab.language import TextDecoder, greedy
 from stc_lab.language.kv import GrowingStore
@@ -84,11 +86,17 @@ def test_positions_must_fit_the_tokens(decoder: TextDecoder) -> None:
 
 
 def test_half_precision_keeps_exact_frequencies(model: Qwen2ForCausalLM) -> None:
-    from copy import deepcopy
-
     half = deepcopy(model).to(torch.bfloat16)
     decoder = TextDecoder(half.model, half.lm_head)
     exact = TextDecoder(model.model, model.lm_head).shape.rotary.span(900, 901, torch.zeros(1))
     rounded = decoder.shape.rotary.span(900, 901, torch.zeros(1))
     assert torch.equal(exact.cos, rounded.cos)
     assert decoder(decoder.embed(IDS), GrowingStore(decoder.shape)).dtype == torch.bfloat16
+
+
+def test_models_with_their_own_window_are_refused() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen2Config(**sizes, vocab_size=20, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    windowed = Qwen2ForCausalLM(config)
+    with pytest.raises(ValueError, match="use_sliding_window=true is not supported"):
+        TextDecoder(windowed.model, windowed.lm_head)

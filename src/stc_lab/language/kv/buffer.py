@@ -18,11 +18,10 @@ class KVBuffer:
         self._keep = keep
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
-        self._start = 0
         self._stop = 0
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return self._stop
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add ``keys`` and ``values`` [T, Hkv, d]."""
@@ -36,16 +35,12 @@ class KVBuffer:
 
     def last(self, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Views of the keys and values of the last ``num_tokens`` tokens (or all, if fewer)."""
-        span = slice(max(self._start, self._stop - num_tokens), self._stop)
+        span = slice(max(0, self._stop - num_tokens), self._stop)
         return self._keys[:, span], self._values[:, span]
 
     def drop_last(self, num_tokens: int) -> None:
         """Forget the newest ``num_tokens`` tokens."""
-        self._stop = max(self._start, self._stop - num_tokens)
-
-    def limit(self, num_tokens: int) -> None:
-        """Forget all but the newest ``num_tokens`` tokens."""
-        self._start = max(self._start, self._stop - num_tokens)
+        self._stop = max(0, self._stop - num_tokens)
 
     @property
     def reserved_bytes(self) -> int:
@@ -64,7 +59,7 @@ class KVBuffer:
                 capacity = min(capacity, self._keep + self._keep // 4 + keys.shape[0])
             old = (None, None) if self._keys is None else self.last(survivors)
             self._keys, self._values = _moved(old[0], keys, capacity), _moved(old[1], values, capacity)
-        self._start, self._stop = 0, survivors
+        self._stop = survivors
 
 
 def _moved(old: Tensor | None, like: Tensor, capacity: int) -> Tensor:
