@@ -51,6 +51,30 @@ def test_killed_and_resumed_gives_the_same_records(make_cfg: MakeCfg, tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_multirun_from_the_command_line_leaves_its_frontier(dataset: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "backbone").mkdir(parents=True)
+    (tmp_path / "conf" / "backbone" / "fake.yaml").write_text(
+        "_target_: fake_backbone.FakeBackbone\nname: fake\ntokens_per_frame: 9\n"
+    )
+    sweep = tmp_path / "sweep"
+    done = subprocess.run(
+        [sys.executable, "-m", "stc_lab", "-m", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "backbone=fake",
+         "pruner=uniform,none", "pruner.budget=2,4,99", "dataset=folder", f"dataset.videos={dataset['videos']}",
+         f"dataset.questions={dataset['questions']}", f"hydra.sweep.dir={sweep}", "video.reader=pyav"],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SOURCES), str(HERE)])},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    content = json.loads((sweep / "pareto.json").read_text())
+    assert sorted(point["requested_tokens"] for point in content["points"]) == [2, 4, 9]
+    ((failed, reason),) = content["left_out"].items()
+    assert "budget=99" in failed
+    assert "pruner.budget=99" in reason
+    assert (sweep / "pareto.png").stat().st_size > 10_000
+    assert len(list(sweep.glob("*/duplicate_of.json"))) == 2
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_streams_and_give_the_same_records(make_cfg: MakeCfg, tmp_path: Path) -> None:
     run_experiment(make_cfg(), tmp_path / "one")
     done = run_elsewhere(make_cfg(trainer__devices=2), tmp_path / "two", tmp_path)

@@ -74,6 +74,14 @@ def test_one_stream_or_no_variation_gives_the_wilson_interval(streams: list[str]
     assert 0.65 < low < 0.75
 
 
+def test_few_streams_never_look_more_certain_than_independent_questions() -> None:
+    correct = np.array([1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0], dtype=float)
+    (low, high), method = confidence_interval(correct, ["a"] * 6 + ["b"] * 6)
+    (wilson_low, wilson_high), _ = confidence_interval(correct, ["a"] * 12)
+    assert method == "stream_bootstrap_and_wilson"
+    assert low <= wilson_low and high >= wilson_high
+
+
 def test_distribution() -> None:
     values = distribution(list(range(1, 102)))
     assert values == {"median": 51, "p90": 91, "iqr": 50, "mean": 51, "num": 101}

@@ -37,7 +37,7 @@ class Point:
     """Settings and folder of a point, and the streams it is asked about.
 
     ``backbone`` is a loaded backbone to be used, and then the one that was used (``None`` when nothing had to
-    run, or when it was loaded by other processes).
+    run, or when it was loaded by other processes). ``twin``: folder of the equal run that was taken over.
     """
 
     cfg: DictConfig
@@ -45,6 +45,7 @@ class Point:
     benchmark: Benchmark
     streams: Sequence[Stream]
     backbone: torch.nn.Module | None = None
+    twin: Path | None = None
 
     def finish(self, sweep_dir: Path | None = None) -> Summary:
         """Run what is missing and return the summary; an equal finished run of the same sweep is taken over.
@@ -53,11 +54,11 @@ class Point:
         """
         fingerprint = claim_run_folder(self.run_dir, run_settings(self.cfg, self.streams))
         duplicate = self.run_dir / DUPLICATE_FILE
-        twin = find_finished(sweep_dir, fingerprint, self.run_dir) if sweep_dir else None
-        if twin is not None:
-            content = {"fingerprint": fingerprint, "run": os.path.relpath(twin, self.run_dir)}
+        self.twin = find_finished(sweep_dir, fingerprint, self.run_dir) if sweep_dir else None
+        if self.twin is not None:
+            content = {"fingerprint": fingerprint, "run": os.path.relpath(self.twin, self.run_dir)}
             write_text_atomically(duplicate, json.dumps(content, indent=2) + "\n")
-            return read_summary(twin)
+            return read_summary(self.twin)
         duplicate.unlink(missing_ok=True)
         return self._complete(fingerprint)
 

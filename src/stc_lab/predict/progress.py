@@ -38,6 +38,7 @@ class Counts:
         self.num_questions = sum(len(task.pending) for task in tasks)
         self.frames_done = 0
         self.questions_done = 0
+        self.questions_scored = 0
         self.questions_right = 0
         self._frames_of_stream = 0
 
@@ -59,6 +60,7 @@ class Counts:
     def add_record(self, record: Record) -> None:
         """Count a question."""
         self.questions_done += 1
+        self.questions_scored += record.correct is not None
         self.questions_right += bool(record.correct)
 
     def end_stream(self, task: StreamTask) -> None:
@@ -135,10 +137,10 @@ class BarDisplay:
         self._progress.start()
 
     def update(self, counts: Counts) -> None:
-        done = counts.questions_done
-        note = f"{counts.questions_right / done:.0%} right" if done else ""
+        scored = counts.questions_scored
+        note = f"{counts.questions_right / scored:.0%} right" if scored else ""
         self._progress.update(self._frames, completed=counts.frames_done, total=counts.num_frames)
-        self._progress.update(self._questions, completed=done, note=note)
+        self._progress.update(self._questions, completed=counts.questions_done, note=note)
 
     def stop(self, counts: Counts) -> None:
         self.update(counts)

@@ -8,7 +8,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from stc_lab.config import build, conf_dir
 from stc_lab.predict.identity import find_finished, fingerprint, run_settings
@@ -19,6 +18,7 @@ from stc_lab.results.layout import BASELINE_DIR
 from stc_lab.results.logging import result_logger
 from stc_lab.results.summary import read_summary
 from stc_lab.results.table import print_result
+from stc_lab.results.terminal import result_console
 
 Summary = dict[str, Any]
 
@@ -43,7 +43,7 @@ def run_experiment(cfg: DictConfig, run_dir: Path) -> Summary:
         point = Point(cfg, run_dir, benchmark, streams)
         summary = point.finish(sweep_dir)
         baseline = _baseline(point, sweep_dir)
-        print_result(Console(), summary, baseline)
+        _print(point, summary, baseline)
         log_summary(summary)
         _check_errors(summary, run_dir)
         if baseline is not None:
@@ -71,6 +71,16 @@ def _baseline(point: Point, sweep_dir: Path | None) -> Summary | None:
         return None
     twin = find_finished(sweep_dir, fingerprint(run_settings(cfg, point.streams)), run_dir)
     return read_summary(twin) if twin else None
+
+
+def _print(point: Point, summary: Summary, baseline: Summary | None) -> None:
+    console = result_console()
+    if point.twin is not None:
+        text = f"{point.run_dir.name}: equal to {point.twin.relative_to(point.run_dir.parent)}, not run again"
+    else:
+        print_result(console, summary, baseline)
+        text = f"records.jsonl and summary.json in {point.run_dir}"
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _check_errors(summary: Summary, run_dir: Path) -> None:

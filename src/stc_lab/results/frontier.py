@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ from rich.table import Table
 
 from stc_lab.results.frontier_plot import plot_frontier
 from stc_lab.results.pareto import Sweep, read_sweep, write_pareto
+from stc_lab.results.table import format_accuracy, format_count
+from stc_lab.results.terminal import result_console
 
 
 def make_frontier(sweep_dir: Path, console: Console | None = None) -> Sweep:
@@ -17,7 +20,7 @@ def make_frontier(sweep_dir: Path, console: Console | None = None) -> Sweep:
 
     Without any finished run only the reasons are printed.
     """
-    console = console or Console()
+    console = console or result_console()
     sweep = read_sweep(sweep_dir)
     if len(sweep.points):
         files = write_pareto(sweep, sweep_dir)
@@ -33,31 +36,23 @@ def make_frontier(sweep_dir: Path, console: Console | None = None) -> Sweep:
 def _table(points: pd.DataFrame) -> Table:
     table = Table(title="runs of the sweep; * : no other run is both as accurate and as fast", title_justify="left")
     table.add_column("")
-    table.add_column("cacher + pruner")
-    for name in ("tokens", "accuracy", "95 % interval", "frame ms", "TTFT ms", "FLOPs per frame"):
-        table.add_column(name, justify="right")
+    table.add_column("cacher + pruner", overflow="fold")
+    for name in ("tokens", "accuracy, 95 % interval", "frame ms", "TTFT ms", "FLOPs/frame"):
+        table.add_column(name, justify="right", no_wrap=True)
     for _, point in points.iterrows():
         table.add_row("*" if point["is_non_dominated"] else "", point["label"], *_numbers(point))
     return table
 
 
 def _numbers(point: pd.Series) -> list[str]:
-    formats = {
-        "achieved_tokens": "{:.0f}",
-        "accuracy": "{:.1%}",
-        "accuracy_low": None,
-        "latency_ms": "{:.1f}",
-        "ttft_ms": "{:.1f}",
-        "flops_per_frame": "{:.3g}",
-    }
-    return [_interval(point) if shown is None else _cell(point[name], shown) for name, shown in formats.items()]
+    return [
+        _cell(point["achieved_tokens"], "{:.0f}".format),
+        _cell(point["accuracy"], lambda accuracy: format_accuracy(accuracy, point["accuracy_low"], point["accuracy_high"])),
+        _cell(point["latency_ms"], "{:.1f}".format),
+        _cell(point["ttft_ms"], "{:.1f}".format),
+        _cell(point["flops_per_frame"], format_count),
+    ]
 
 
-def _interval(point: pd.Series) -> str:
-    if pd.isna(point["accuracy_low"]):
-        return "-"
-    return f"[{100 * point['accuracy_low']:.1f}, {100 * point['accuracy_high']:.1f}]"
-
-
-def _cell(value: float | None, shown: str) -> str:
-    return "-" if pd.isna(value) else shown.format(value)
+def _cell(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if pd.isna(value) else show(value)

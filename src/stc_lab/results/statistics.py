@@ -12,6 +12,7 @@ from stc_lab.results.records import Record
 
 LEVEL = 0.95
 NUM_RESAMPLES = 9999
+FEW_STREAMS = 10
 
 
 def accuracy_summary(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
@@ -46,9 +47,11 @@ def split_summary(records: Sequence[Record], label: Callable[[Record], str], see
 def confidence_interval(correct: np.ndarray, streams: Sequence[str], seed: int = 0) -> tuple[list[float], str]:
     """95 % interval [low, high] of the mean of ``correct`` [N] (0 or 1), and the method used.
 
-    Questions about one video are not independent, so whole streams are resampled (percentile bootstrap).
-    That needs at least two streams and some variation; otherwise the Wilson interval over questions is given,
-    which is too narrow when answers within the stream agree, and ``ci_method`` says ``wilson``.
+    Questions about one video are not independent, so whole streams are resampled (percentile bootstrap,
+    ``stream_bootstrap``). Few streams show too little of their variation: below ``FEW_STREAMS`` the interval is
+    widened to hold the Wilson interval over questions too (``stream_bootstrap_and_wilson``). With one stream, or
+    when all streams have the same accuracy, there is nothing to resample and the Wilson interval stands alone
+    (``wilson``); it is too narrow where answers within a stream agree.
     """
     _, cluster = np.unique(np.asarray(streams), return_inverse=True)
     hits = np.bincount(cluster, weights=correct)
@@ -59,7 +62,11 @@ def confidence_interval(correct: np.ndarray, streams: Sequence[str], seed: int =
         (hits, sizes), _pooled_mean, paired=True, vectorized=True, n_resamples=NUM_RESAMPLES, batch=1000,
         confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return [float(result.confidence_interval.low), float(result.confidence_interval.high)], "stream_bootstrap"
+    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    if len(sizes) >= FEW_STREAMS:
+        return [low, high], "stream_bootstrap"
+    wilson_low, wilson_high = _wilson(correct)
+    return [min(low, wilson_low), max(high, wilson_high)], "stream_bootstrap_and_wilson"
 
 
 def distribution(values: Sequence[float]) -> dict[str, float] | None:

@@ -30,12 +30,9 @@ def print_result(console: Console, summary: Summary, baseline: Summary | None = 
     console.print(table)
 
 
-def format_accuracy(summary: Summary) -> str:
-    """``83.1 % [78.0, 87.4]``, or a dash without scored questions."""
-    if summary["accuracy"] is None:
-        return "-"
-    low, high = summary["accuracy_ci95"]
-    return f"{summary['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+def format_accuracy(accuracy: float, low: float, high: float) -> str:
+    """``83.1% [78.0, 87.4]`` of shares."""
+    return f"{accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def format_count(value: float | None) -> str:
@@ -68,9 +65,9 @@ def _caption(summary: Summary) -> str:
 
 
 def _accuracy_rows(columns: list[Summary]) -> Iterator[Row]:
-    yield "accuracy", _cells(columns, lambda s: s, format_accuracy)
+    yield "accuracy", _cells(columns, lambda s: s, _accuracy)
     for task in columns[0]["by_task"]:
-        yield f"  {task}", _cells(columns, lambda s, task=task: s["by_task"].get(task), format_accuracy)
+        yield f"  {task}", _cells(columns, lambda s, task=task: s["by_task"].get(task), _accuracy)
     yield "coverage", _cells(columns, lambda s: s["coverage"], "{:.1%}".format)
     if any(s["num_unanswered"] + s["num_failed"] for s in columns):
         yield "unanswered / failed", _cells(columns, lambda s: s, _missing)
@@ -124,6 +121,10 @@ def _ratio(values: list[float | None]) -> list[str]:
 
 def _spread(times: dict[str, float]) -> str:
     return f"{times['median']:.1f} / {times['p90']:.1f}"
+
+
+def _accuracy(part: Summary) -> str:
+    return "-" if part["accuracy"] is None else format_accuracy(part["accuracy"], *part["accuracy_ci95"])
 
 
 def _missing(summary: Summary) -> str:
