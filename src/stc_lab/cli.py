@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from stc_lab.failures import clear_failure, record_failure, wants_traceback
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
@@ -38,6 +41,10 @@ def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
     try:
         clear_failure(run_dir)
         return execute(cfg, run_dir, is_multirun)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
+        where = f"hydra.sweep.dir={run_dir.parent}" if is_multirun else f"hydra.run.dir={run_dir}"
+        print(f"interrupted: the same command with {where} goes on where this stopped", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:  # the outermost boundary: whatever it is, say it, keep it, go on with the next point
         if wants_traceback() and not is_multirun:
             raise

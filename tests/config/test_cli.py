@@ -25,6 +25,8 @@ def stc_lab(monkeypatch, tmp_path):
         runs.append((cfg, run_dir))
         if cfg.pruner.budget == 13:
             raise RuntimeError("thirteen")
+        if cfg.pruner.budget == 14:
+            raise KeyboardInterrupt
         return SUMMARY
 
     def command(*arguments: str) -> int:
@@ -103,6 +105,12 @@ def test_full_traceback_on_request(stc_lab, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(RuntimeError, match="thirteen"):
         stc_lab("pruner.budget=13")
+
+
+@pytest.mark.parametrize(("mode", "where"), [([], "hydra.run.dir="), (["-m"], "hydra.sweep.dir=")])
+def test_an_interrupt_says_how_to_go_on(stc_lab, capsys, mode, where):
+    assert stc_lab(*mode, "pruner.budget=14") == 130
+    assert where in capsys.readouterr().err
 
 
 def test_multirun_runs_every_combination_in_its_own_folder(stc_lab):
