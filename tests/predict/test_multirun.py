@@ -59,6 +59,6 @@ def test_the_uncompressed_sibling_is_shown(
     make_cfg: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.run_experiment(make_cfg(dataset__limit=1, pruner=NONE), tmp_path / "full")
-    assert "ratio" not in capsys.readouterr().out
+    assert "uncompressed ┃" not in capsys.readouterr().out
     run.run_experiment(make_cfg(dataset__limit=1), tmp_path / "pruned")
-    assert "ratio" in capsys.readouterr().out
+    assert "uncompressed ┃" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from stc_lab.predict.callbacks import StreamCallback
 from stc_lab.predict.tasks import StreamTask, estimated_num_frames
 from stc_lab.results.records import Record
 
-REFRESH_PER_SECOND = 2  # each redraw costs milliseconds of CPU time
+REFRESH_PER_SECOND = 1  # each redraw costs milliseconds of CPU time
 SECONDS_BETWEEN_LINES = 15.0
 
 

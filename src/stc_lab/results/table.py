@@ -15,8 +15,12 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def print_result(console: Console, summary: Summary, baseline: Summary | None = None) -> None:
-    """Print accuracy, coverage, tokens, stage times and FLOPs; with ``baseline`` also its numbers and the ratio."""
-    table = Table(title=_title(summary), title_justify="left", caption=_caption(summary), caption_justify="left")
+    """Print accuracy, coverage, tokens, stage times and FLOPs; with ``baseline`` also its numbers and the ratio.
+
+    Accuracy is split by group where the questions have groups, by task otherwise; the summary has both.
+    """
+    table = Table(title=_title(summary), title_justify="left", caption_justify="left")
+    table.caption = _caption(summary, has_ratios=baseline is not None)
     table.add_column("")
     table.add_column(_label(summary), justify="right")
     if baseline is not None:
@@ -55,19 +59,20 @@ def _label(summary: Summary) -> str:
     return f"cacher {run['cacher']}, pruner {run['pruner']}"
 
 
-def _caption(summary: Summary) -> str:
+def _caption(summary: Summary, has_ratios: bool) -> str:
     parts = [
         f"{summary['device_name']}, {summary['precision']}",
         "accuracy with 95 % interval over streams; unanswered and failed count as wrong",
-        "times are median / p90 after warm-up, ratios are of means",
+        "times are median / p90 after warm-up" + (", ratios are of means" if has_ratios else ""),
     ]
     return "\n".join(parts)
 
 
 def _accuracy_rows(columns: list[Summary]) -> Iterator[Row]:
     yield "accuracy", _cells(columns, lambda s: s, _accuracy)
-    for task in columns[0]["by_task"]:
-        yield f"  {task}", _cells(columns, lambda s, task=task: s["by_task"].get(task), _accuracy)
+    split = "by_group" if columns[0]["by_group"] else "by_task"
+    for name in columns[0][split]:
+        yield f"  {name}", _cells(columns, lambda s, name=name: s[split].get(name), _accuracy)
     yield "coverage", _cells(columns, lambda s: s["coverage"], "{:.1%}".format)
     if any(s["num_unanswered"] + s["num_failed"] for s in columns):
         yield "unanswered / failed", _cells(columns, lambda s: s, _missing)
