@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from rich.console import Console
 from stc_lab.config import conf_dir, environment, print_config, save_config, validate
 from stc_lab.explain import explain
 from stc_lab.failures import clear_failure, record_failure, wants_traceback
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -57,6 +60,8 @@ def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
 def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float | tuple[float, ...]:
     """Check the settings, save them with the environment, run, and return the objective."""
     validate(cfg)
+    if HydraConfig.get().sweeper.get("params") and not is_multirun:
+        log.warning("these settings describe several runs, and only one of them runs now: add -m for all")
     OmegaConf.resolve(cfg)
     if cfg.print_config and not is_multirun:
         print_config(cfg, Console())

@@ -136,6 +136,11 @@ def test_experiment_multirun_takes_its_points_from_the_file(stc_lab):
     assert points == {(name, budget) for name in ("stc", "random") for budget in (16, 32, 64, 128)}
 
 
+def test_experiment_of_several_runs_without_multirun_is_pointed_out(stc_lab, capsys):
+    assert stc_lab("experiment=stc_vs_random") == 0
+    assert "add -m" in capsys.readouterr().err
+
+
 def test_a_command_line_that_does_not_compose_is_explained(stc_lab, capsys):
     assert stc_lab("pruner.bugdet=3") == 1
     assert "Did you mean 'budget'?" in capsys.readouterr().err
