@@ -65,7 +65,7 @@ def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float 
     OmegaConf.resolve(cfg)
     if cfg.print_config and not is_multirun:
         print_config(cfg, Console())
-    if cfg.trainer.num_threads is not None:
+    if cfg.trainer.num_threads is not None:  # here already, so that the environment that is saved tells the truth
         import torch
 
         torch.set_num_threads(cfg.trainer.num_threads)
