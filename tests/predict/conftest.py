@@ -43,7 +43,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for time_s in (1.0, 2.6, 4.5):
             rows.append(
                 {"video": name, "time_s": time_s, "question": f"what at {time_s}?", "options": list("wxyz"),
-                 "answer": "ABCD"[number % 4], "task": "now" if time_s < 2 else "past", "question_id": f"v{number}@{time_s}"}
+                 "answer": "ABCD"[number % 4], "task": "now" if time_s < 2 else "past",
+                 "question_id": f"v{number}@{time_s}"}
             )  # fmt: skip
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -22,12 +22,10 @@ def _in_a_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_equal_points_run_once(make_cfg: Callable[..., DictConfig], tmp_path: Path) -> None:
     log = tmp_path / "asked.txt"
-    summaries = [
-        run.run_experiment(
-            make_cfg(dataset__limit=2, pruner={**NONE, "budget": budget}, backbone__log=str(log)), tmp_path / str(budget)
-        )
-        for budget in (2, 4)
-    ]
+    summaries = []
+    for budget in (2, 4):
+        cfg = make_cfg(dataset__limit=2, pruner={**NONE, "budget": budget}, backbone__log=str(log))
+        summaries.append(run.run_experiment(cfg, tmp_path / str(budget)))
     assert summaries[0] == summaries[1]
     assert len(log.read_text().splitlines()) == 6
     assert json.loads((tmp_path / "4" / "duplicate_of.json").read_text())["run"] == "../2"
@@ -59,6 +57,6 @@ def test_the_uncompressed_sibling_is_shown(
     make_cfg: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.run_experiment(make_cfg(dataset__limit=1, pruner=NONE), tmp_path / "full")
-    assert "uncompressed ┃" not in capsys.readouterr().out
+    assert "uncompressed \u2503" not in capsys.readouterr().out
     run.run_experiment(make_cfg(dataset__limit=1), tmp_path / "pruned")
-    assert "uncompressed ┃" in capsys.readouterr().out
+    assert "uncompressed \u2503" in capsys.readouterr().out

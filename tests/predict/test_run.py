@@ -143,8 +143,8 @@ def test_failed_questions_are_asked_again_only_on_request(make_cfg: MakeCfg, tmp
     assert len(records_in(tmp_path / "run")) == 15
 
 
-def test_a_run_in_which_every_stream_fails_stops_early(make_cfg: MakeCfg, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the first 3 streams all failed"):
+def test_a_run_in_which_streams_fail_one_after_the_other_stops(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="3 streams in a row failed"):
         run_experiment(make_cfg(backbone__fail_in="v"), tmp_path / "run")
     assert len(records_in(tmp_path / "run")) == 9
     assert not (tmp_path / "run" / "summary.json").exists()

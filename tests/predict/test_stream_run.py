@@ -65,7 +65,9 @@ class Session:
         return {}
 
 
-def run(times_s: list[float], recorded: set[str] = frozenset(), chunk_size: int = 1, first_s: float = 0.0, window: int = 1):
+def run(
+    times_s: list[float], recorded: set[str] = frozenset(), chunk_size: int = 1, first_s: float = 0.0, window: int = 1
+) -> tuple[list[Record], Session, Source]:
     """Records, session and source of a stream with questions q0, q1, ... at ``times_s``."""
     questions = tuple(Question(f"q{i}", t, "?", ("x", "y"), "A") for i, t in enumerate(times_s))
     task = StreamTask(Stream("s", Path("s.mp4"), questions), frozenset(recorded))

@@ -22,7 +22,8 @@ SUMMARY = {
 
 def make_cfg(name: str, folder: Path, **settings) -> DictConfig:
     target = {"csv": "stc_lab.loggers.csv_logger", "wandb": "stc_lab.loggers.wandb_logger"}[name]
-    return OmegaConf.create({"seed": 3, "logger": {"_target_": target, "name": name, "save_dir": str(folder), **settings}})
+    node = {"_target_": target, "name": name, "save_dir": str(folder), **settings}
+    return OmegaConf.create({"seed": 3, "logger": node})
 
 
 def test_numbers_are_flat_and_texts_are_left_out() -> None:
@@ -55,9 +56,13 @@ def test_wandb_offline_ends_with_the_right_exit_code(
 ) -> None:
     import wandb
 
-    codes = []
-    finish = wandb.Run.finish
-    monkeypatch.setattr(wandb.Run, "finish", lambda run, exit_code=None: codes.append(exit_code) or finish(run, exit_code))
+    codes, finish = [], wandb.Run.finish
+
+    def note_and_finish(run: wandb.Run, exit_code: int | None = None) -> None:
+        codes.append(exit_code)
+        finish(run, exit_code)
+
+    monkeypatch.setattr(wandb.Run, "finish", note_and_finish)
     monkeypatch.setenv("WANDB_SILENT", "true")
     try:
         with result_logger(make_cfg("wandb", tmp_path, mode="offline")) as log_summary:

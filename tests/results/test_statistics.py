@@ -37,7 +37,8 @@ def test_questions_without_gold_answer_are_not_scored() -> None:
 
 
 def test_splits_leave_empty_labels_out() -> None:
-    records = [BASE, replace(BASE, question_id="q1", task="past", correct=False), replace(BASE, question_id="q2", task="")]
+    wrong, other = replace(BASE, question_id="q1", task="past", correct=False), replace(BASE, question_id="q2", task="")
+    records = [BASE, wrong, other]
     by_task = split_summary(records, lambda record: record.task)
     assert {task: part["accuracy"] for task, part in by_task.items()} == {"now": 1.0, "past": 0.0}
 

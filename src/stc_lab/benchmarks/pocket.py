@@ -14,7 +14,8 @@ from stc_lab.types import Answer, Question, Stream
 class PocketBenchmark:
     """The first ``limit`` streams of a split, made once under ``root`` from fixed seeds.
 
-    The world has no last stream, so ``limit`` is required. What it measures ranks methods on the pocket world; it says nothing about large checkpoints.
+    The world has no last stream, so ``limit`` is required. The result ranks methods on the pocket world; it says
+    nothing about large checkpoints.
     """
 
     root: str

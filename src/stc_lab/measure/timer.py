@@ -2,7 +2,8 @@
 
 On a CPU a stage is the wall time between entry and exit. On CUDA it is the time between two events in the
 current stream, so that nothing waits inside a stage; :meth:`StageTimer.drain` synchronises once and reads
-them all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile.
+them all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile. On Apple
+GPUs the device is synchronised at both ends of a stage.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class StageTimer:
 
     def _tick(self) -> float | torch.cuda.Event:
         if not self._uses_events:
+            self._synchronize()
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
@@ -76,5 +78,7 @@ class StageTimer:
             self._host_ms[name] = self._host_ms.get(name, 0.0) + (end - start) * 1e3
 
     def _synchronize(self) -> None:
-        if self._uses_events:
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()

@@ -26,7 +26,7 @@ from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
 
 log = logging.getLogger(__name__)
 
-MAX_ERRORS_AT_START = 3
+MAX_ERRORS_IN_A_ROW = 3
 TRACEBACK_FRAMES = 4
 
 
@@ -35,8 +35,8 @@ class StreamPredictor(LightningModule):
 
     The backbone is built in the process that uses it, unless a loaded one is given. A broken video costs the
     questions that are left of its stream. So does any other exception, which is also recorded as ``error``,
-    logged with its traceback, and makes the run end with an error once all streams are through; when the first
-    streams all end that way, the run stops at once.
+    logged with its traceback, and makes the run end with an error once all streams are through; when several
+    streams in a row end that way, the run stops at once and leaves the rest for a resumed run.
     """
 
     def __init__(
@@ -50,8 +50,7 @@ class StreamPredictor(LightningModule):
         self.cacher = build(cfg.cacher)
         self.pruner = build(cfg.pruner)
         self._decoder: DecoderProcess | None = None
-        self._num_good_streams = 0
-        self._num_errors = 0
+        self._errors_in_a_row = 0
 
     def configure_model(self) -> None:
         if self.backbone is None:
@@ -95,7 +94,7 @@ class StreamPredictor(LightningModule):
         except Exception as error:
             reason, summary = self._note_error(task, error)
         else:
-            self._num_good_streams += 1
+            self._errors_in_a_row = 0
             return
         for question in task.pending:
             if question.question_id not in done:
@@ -128,13 +127,14 @@ class StreamPredictor(LightningModule):
 
     def _note_error(self, task: StreamTask, error: Exception) -> tuple[str, str]:
         log.exception("stream '%s' failed", task.stream.stream_id)
-        self._num_errors += 1
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            torch.cuda.empty_cache()
+        self._errors_in_a_row += 1
         frames = traceback.extract_tb(error.__traceback__)[-TRACEBACK_FRAMES:]
         where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
         return failure_reason(error), " > ".join(where)
 
     def _stop_if_hopeless(self, reason: str) -> None:
-        if self._num_errors >= MAX_ERRORS_AT_START and self._num_good_streams == 0:
-            raise RuntimeError(f"stopped: the first {self._num_errors} streams all failed, the last with {reason}")
+        if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
+            raise RuntimeError(
+                f"stopped: {self._errors_in_a_row} streams in a row failed, the last with {reason}. Run again with "
+                f"retry_failed=true to ask their questions again"
+            )

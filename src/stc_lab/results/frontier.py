@@ -47,7 +47,7 @@ def _table(points: pd.DataFrame) -> Table:
 def _numbers(point: pd.Series) -> list[str]:
     return [
         _cell(point["achieved_tokens"], "{:.0f}".format),
-        _cell(point["accuracy"], lambda accuracy: format_accuracy(accuracy, point["accuracy_low"], point["accuracy_high"])),
+        _cell(point["accuracy"], lambda value: format_accuracy(value, point["accuracy_low"], point["accuracy_high"])),
         _cell(point["latency_ms"], "{:.1f}".format),
         _cell(point["ttft_ms"], "{:.1f}".format),
         _cell(point["flops_per_frame"], format_count),

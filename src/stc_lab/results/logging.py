@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ def result_logger(cfg: DictConfig) -> Iterator[Callable[[Mapping[str, Any]], Non
     if logger is None:
         yield lambda summary: None
         return
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")  # the run folder, and meant to be
     exit_code = 1
     try:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))

@@ -135,8 +135,9 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
         content = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {number} is not JSON ({error}); only the last line may be cut off") from error
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} line {number}: records of schema {content.get('schema')}, this version reads {SCHEMA}")
+    schema = content.get("schema")
+    if schema != SCHEMA:
+        raise ValueError(f"{path} line {number}: record of schema {schema}, this version reads {SCHEMA}")
     unknown = set(content) - {f.name for f in fields(Record)}
     if unknown:
         raise ValueError(f"{path} line {number}: unknown fields {sorted(unknown)}")

@@ -51,7 +51,8 @@ def format_count(value: float | None) -> str:
 
 def _title(summary: Summary) -> str:
     run = summary["run"]
-    return f"{run['backbone']} on {run['dataset']}: {summary['num_streams']} streams, {summary['num_questions']} questions"
+    sizes = f"{summary['num_streams']} streams, {summary['num_questions']} questions, {summary['fps']:g} frames a second"
+    return f"{run['backbone']} on {run['dataset']}: {sizes}"
 
 
 def _label(summary: Summary) -> str:
@@ -96,7 +97,8 @@ def _time_rows(columns: list[Summary]) -> Iterator[Row]:
 def _cost_rows(columns: list[Summary]) -> Iterator[Row]:
     stages = list(dict.fromkeys(stage for summary in columns for stage in summary["flops_per_frame"]))
     for stage in stages:
-        yield f"{stage} FLOPs per frame", _with_ratio(columns, lambda s, k=stage: s["flops_per_frame"].get(k), format_count)
+        cells = _with_ratio(columns, lambda s, stage=stage: s["flops_per_frame"].get(stage), format_count)
+        yield f"{stage} FLOPs per frame", cells
     yield "KV bytes on device", _with_ratio(columns, lambda s: s["kv_bytes"]["device"], format_count)
     yield "KV bytes on host", _with_ratio(columns, lambda s: s["kv_bytes"]["host"], format_count)
     yield "peak memory (GiB)", _cells(columns, lambda s: s["peak_mem_gib"], "{:.2f}".format)
