@@ -79,11 +79,13 @@ def _error_bars(points: pd.DataFrame) -> np.ndarray:
 def _dress(axes: Axes, points: pd.DataFrame) -> None:
     num_questions = sorted(points["num_questions"].unique()) if len(points) else []
     questions = f"{num_questions[0]}" if len(num_questions) == 1 else "different numbers of"
-    axes.set_title(f"accuracy against time per frame, {questions} questions", fontsize=13)
+    datasets = ", ".join(sorted(points["dataset"].unique()))
+    axes.set_title(f"{datasets}: accuracy against time per frame, {questions} questions", fontsize=13)
     axes.set_xlabel("mean time per frame, preprocess to prefill (ms)", fontsize=12)
     axes.set_ylabel("accuracy (%), bars: 95 % interval", fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
+    axes.margins(x=0.08)
     axes.set_xlim(left=0)
     axes.legend(title="cacher + pruner; numbers: tokens per frame", fontsize=10, title_fontsize=9, loc="best")
