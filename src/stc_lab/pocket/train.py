@@ -86,7 +86,7 @@ def train_streams(folder: Path, num_steps: int = 1800) -> LanguageModel:
     source = Ahead(TokenBatches(build_shelves(folder), encoder, mix, seed=4))
     model = LanguageModel(new_pocket(encoder.tokenizer), encoder)
     model.load_state_dict(torch.load(folder / "words.pt", weights_only=True)["model"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.2e-3, betas=(0.9, 0.95), weight_decay=0.01)
     run_stage(Stage("streams", model, [optimizer], lambda step: model.loss(*source[step]), num_steps), folder)
     return model
 
