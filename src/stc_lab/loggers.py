@@ -31,7 +31,8 @@ def wandb_logger(
 ) -> WandbLogger:
     """W&B logger that never prompts: ``auto`` is online with an API key at hand and offline without one.
 
-    ``save_dir`` (``None``: the working directory) takes the local files and gives the run its name. The variable ``WANDB_MODE`` wins over ``auto``. Raises ``ValueError`` for ``online`` without a key.
+    ``save_dir`` (``None``: the working directory) takes the local files and gives the run its name. The variable
+    ``WANDB_MODE`` wins over ``auto``. Raises ``ValueError`` for ``online`` without a key.
     """
     from lightning.pytorch.loggers import WandbLogger
 

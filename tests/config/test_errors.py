@@ -10,6 +10,7 @@ import pytest
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from stc_lab.config import validate
+from stc_lab.config.help import GROUPS
 from stc_lab.explain import explain
 
 MISTAKES = {
@@ -64,7 +65,7 @@ def test_missing_device_is_named(settings, monkeypatch):
         validate(settings("trainer.accelerator=cuda"))
 
 
-@pytest.mark.parametrize("group", ["backbone", "cacher", "pruner", "dataset", "trainer", "logger", "experiment", "debug"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_unknown_choice_lists_the_choices(settings, group):
     with pytest.raises((ConfigCompositionException, MissingConfigException)) as caught:
         settings(f"{group}=nonsense")
@@ -77,7 +78,8 @@ def test_wrong_type_of_a_typed_setting(settings, override):
     with pytest.raises(ConfigCompositionException) as caught:
         settings(override)
     assert override in str(caught.value)
-    assert "could not be converted" in str(caught.value.__cause__) or "is not a valid bool" in str(caught.value.__cause__)
+    reason = str(caught.value.__cause__)
+    assert "could not be converted" in reason or "is not a valid bool" in reason
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from stc_lab.config.resolvers import LONGEST_FOLDER_NAME, folder_name, user_path
 
 
 def test_folder_name_is_the_overrides_methods_first():
-    assert folder_name(["dataset.limit=8", "pruner.budget=16", "pruner=stc"]) == "pruner=stc,pruner.budget=16,dataset.limit=8"
+    name = folder_name(["dataset.limit=8", "pruner.budget=16", "pruner=stc"])
+    assert name == "pruner=stc,pruner.budget=16,dataset.limit=8"
     assert folder_name([]) == "defaults"
 
 
