@@ -77,7 +77,10 @@ class VisualTokens:
 
 @dataclass
 class FrameReport:
-    """What happened to one frame: written into the records, drawn in the token maps."""
+    """What happened to one frame: written into the records, drawn in the token maps.
+
+    ``vision_batch_size``: frames that passed the tower together; above 1 the vision time is a share, not a latency.
+    """
 
     timestamp_s: float
     is_reference: bool
@@ -86,6 +89,7 @@ class FrameReport:
     num_tokens: int
     latency_ms: dict[str, float] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
+    vision_batch_size: int = field(default=1, compare=False)
 
 
 @dataclass

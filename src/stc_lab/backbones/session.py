@@ -146,6 +146,7 @@ class StreamSession(ABC):
             projected, timestamps_s, encoded.traces, encoded.update_ratio, strict=True
         ):
             report = FrameReport(time_s, trace.is_reference, ratio, len(tokens), len(tokens), dict(latency_ms))
+            report.vision_batch_size = trace.batch_size
             report.flops = {"vision": self._vision_flops(trace), "project": self.backbone.project_flops}
             pending.append(_Pending(VisualTokens.full(tokens, backbone.grid, time_s), report))
         return pending

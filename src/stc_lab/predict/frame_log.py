@@ -37,6 +37,7 @@ class FrameLog:
             "num_tokens_full": [report.num_tokens_full for report in reports],
             "is_reference": [report.is_reference for report in reports],
             "update_ratio": [round(report.update_ratio, 6) for report in reports],
+            "vision_batch_size": [report.vision_batch_size for report in reports],
             "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
             "flops": _columns([report.flops for report in reports]),
             "num_warmup": num_warmup,
