@@ -199,3 +199,12 @@ def test_several_devices_in_a_multirun_are_refused(make_cfg: MakeCfg) -> None:
     with pytest.raises(ValueError, match="trainer.devices=2 in a multirun"):
         check_devices(make_cfg(trainer__devices=2).trainer, is_multirun=True)
     check_devices(make_cfg(trainer__devices=2).trainer, is_multirun=False)
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_a_profile_lies_in_the_run_folder(make_cfg: MakeCfg, tmp_path: Path, profiler: str) -> None:
+    cfg = make_cfg()
+    cfg.trainer.profiler = profiler
+    run_experiment(cfg, tmp_path / "run")
+    (report,) = (tmp_path / "run").glob("*profile*")
+    assert "predict_step" in report.read_text()

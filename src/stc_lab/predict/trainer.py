@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
@@ -52,7 +53,7 @@ def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCall
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=SpawnedProcesses() if settings.devices > 1 else "auto",
-        profiler=settings.profiler,
+        profiler=_profiler(settings.profiler, run_dir),
         callbacks=list(callbacks),
         default_root_dir=run_dir,
         logger=False,
@@ -60,3 +61,9 @@ def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCall
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _profiler(name: str | None, run_dir: Path) -> Profiler | None:
+    """Lightning's profiler of that name, writing ``profile`` files into the run folder (its log is silenced)."""
+    kind = {None: None, "simple": SimpleProfiler, "advanced": AdvancedProfiler}[name]
+    return kind and kind(dirpath=run_dir, filename="profile")
