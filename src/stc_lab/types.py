@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,12 @@ class Question:
 
     ``time_s`` is stream time: frames with ``timestamp_s <= time_s`` may be used, later ones may not.
     ``answer`` is the gold letter when there are ``options``, the gold text otherwise ("" when unknown).
+    ``context_start_s``: frames before it are not shown (0: the whole past is). ``meta``: plain facts for scoring
+    rules and records, which no model sees.
+
+    ``prompt`` is the text of a benchmark's official protocol, options and instructions included; a backbone puts
+    it into its chat template in place of its own form of the question ("": its own form). ``answer_start``: the
+    official first words of the answer. ``chat_template=False``: the prompt alone, without any template.
     """
 
     question_id: str
@@ -24,11 +32,48 @@ class Question:
     answer: str = ""
     task: str = ""
     group: str = ""
+    context_start_s: float = 0.0
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prompt: str = ""
+    answer_start: str = ""
+    chat_template: bool = True
+    polling: Polling | None = None
+
+    @property
+    def query(self) -> str:
+        """What memories search by: the raw question, or all that is said where there is no chat template."""
+        return self.text if self.chat_template else self.prompt
+
+    @property
+    def last_time_s(self) -> float:
+        """Stream time after which nothing is read for this question."""
+        return self.polling.last_s if self.polling else self.time_s
 
     @property
     def letters(self) -> tuple[str, ...]:
         """Letters of the options: ``("A", "B", ...)``."""
         return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(self.options)])
+
+
+@dataclass(frozen=True)
+class Polling:
+    """Asks every ``interval_s`` from ``first_s`` to ``last_s`` whether it is time to answer.
+
+    ``ask`` is the question about that; a reply with ``trigger`` in it (in any case) means yes. Only then, and at
+    that moment, the question that is polled for is asked itself.
+    """
+
+    ask: Question
+    first_s: float
+    last_s: float
+    interval_s: float = 1.0
+    trigger: str = "yes"
+
+    @property
+    def times_s(self) -> tuple[float, ...]:
+        """Stream times of the polls."""
+        count = int((self.last_s - self.first_s) / self.interval_s + 1e-6) + 1
+        return tuple(self.first_s + number * self.interval_s for number in range(count))
 
 
 @dataclass(frozen=True)
@@ -97,7 +142,8 @@ class Answer:
     """The reply to a question, with its cost.
 
     ``prediction`` is what the answer reader made of ``text`` (a letter for multiple choice), ``None`` when
-    it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token.
+    it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token. ``chat_template``: whether
+    the prompt was put into the model's chat template.
     """
 
     text: str
@@ -110,3 +156,4 @@ class Answer:
     latency_ms: dict[str, float] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
+    chat_template: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +24,12 @@ class Backbone(nn.Module, ABC):
 
     It is a module, so that a trainer can move and cast it; adapters over its parts own no weights. ``grid`` is
     (rows, columns) of the visual tokens of a frame before pruning, ``tokens_per_frame`` their number.
+    ``takes_bare_prompts``: whether questions with ``chat_template=False`` are understood. ``asking_changes_stream``:
+    whether a question leaves something behind in the session, so that a resumed stream must be asked it again.
     """
 
+    takes_bare_prompts: ClassVar[bool] = False
+    asking_changes_stream: ClassVar[bool] = False
     tokens_per_frame: int
     grid: tuple[int, int]
     tower: VisionTower

@@ -18,6 +18,14 @@ def question_body(question: Question) -> str:
 
 
 def answer_prompt(question: Question) -> str:
-    """What follows the video, up to where the answer starts."""
+    """What follows the video, up to where the answer starts.
+
+    An official prompt takes the place of the question's own form, with the first words of the answer that belong
+    to it; without a chat template it stands alone, as released evaluation code hands it over.
+    """
+    if not question.chat_template:
+        return question.prompt
+    if question.prompt:
+        return f"\n{question.prompt}{ANSWER_START}{question.answer_start}"
     start = CHOICE_START if question.options else ""
     return f"\n{question_body(question)}{ANSWER_START}{start}"

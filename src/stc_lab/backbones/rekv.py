@@ -34,6 +34,8 @@ class ReKV(Backbone):
     the other settings are explained in ``conf/backbone/rekv.yaml``. ``dtype`` defaults to torch's default type.
     """
 
+    takes_bare_prompts = True
+
     def __init__(
         self,
         checkpoint: str = "pocket",

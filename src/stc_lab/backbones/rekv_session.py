@@ -67,7 +67,7 @@ class ReKVSession(StreamSession):
         timer, backbone = self.timer, self.backbone
         store = self._memory.retrieve()
         with timer.stage("retrieve"):
-            num_question = self._read(question.text, store)
+            num_question = self._read(question.query, store)
             store.drop_question()
         num_context = sum(store.context_lengths) // len(store.context_lengths)
         with timer.stage("question"):
@@ -88,6 +88,7 @@ class ReKVSession(StreamSession):
             latency_ms=timer.drain(),
             flops=self._answer_flops(num_question, len(prompt), num_steps, num_context),
             details=self._details(store, num_question),
+            chat_template=question.chat_template,
         )
 
     def _read(self, text: str, store: ReKVMemory | RetrievedStore) -> int:

@@ -25,12 +25,16 @@ class Record:
     the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
     ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
     ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``vision_batch_size``
-    (frames that passed the tower together), ``latency_ms`` and ``flops`` per stage, besides ``num_warmup`` (that many first frames are not for latency statistics),
-    ``wait_ms`` (all in all, the loop waited so long for the video: to open, and for frames not decoded in time)
-    and ``start_ms`` (time to open the session: its first prompt).
+    (frames that passed the tower together), ``latency_ms`` and ``flops`` per stage, besides ``num_warmup`` (that many
+    first frames are not for latency statistics), ``wait_ms`` (all in all, the loop waited so long for the video: to
+    open, and for frames not decoded in time) and ``start_ms`` (time to open the session: its first prompt).
     ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the time since the previous
     record was made, loop, records and progress display included. ``memory`` holds ``peak_mem_gib`` and the
     session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.
+    ``context_start_s``: frames before it were not shown. ``chat_template``: whether one was applied to the prompt.
+    ``meta``: facts of the benchmark for its scoring rule. ``polls``, for a question that waits for its moment, has one
+    entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
+    of the poll that said yes, ``None`` when none did.
     """
 
     fingerprint: str
@@ -62,6 +66,10 @@ class Record:
     warmup: bool = False
     memory: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    context_start_s: float = 0.0
+    chat_template: bool | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    polls: dict[str, list] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -78,6 +86,7 @@ def answer_view(record: Record) -> dict[str, Any]:
     """The part that must not depend on speed, stream order, sharding or interruptions: all but the timing."""
     view = {name: value for name, value in asdict(record).items() if name not in TIMING_FIELDS}
     view["frames"] = {name: value for name, value in record.frames.items() if name not in FRAME_TIMING_FIELDS}
+    view["polls"] = {name: value for name, value in record.polls.items() if name != "latency_ms"}
     return view
 
 
