@@ -24,6 +24,10 @@ class Frame:
     pixels: np.ndarray
     decode_ms: float = 2.0
 
+    @property
+    def grid_time_s(self) -> float:
+        return self.timestamp_s
+
 
 class Source:
     """Ten frames, one a second from ``first_s``; remembers how far it was read."""
@@ -64,6 +68,9 @@ class Session:
     def stats(self) -> dict:
         return {}
 
+    def close(self) -> None:
+        self.closed = True
+
 
 def run(
     times_s: list[float], recorded: set[str] = frozenset(), chunk_size: int = 1, first_s: float = 0.0, window: int = 1
@@ -73,7 +80,7 @@ def run(
     task = StreamTask(Stream("s", Path("s.mp4"), questions), frozenset(recorded))
     recorder = Recorder("f", FolderBenchmark("."), "cpu", warmup_frames=2, warmup_questions=1)
     session, source = Session(window), Source(first_s)
-    return list(run_stream(task, session, source, recorder, chunk_size)), session, source
+    return list(run_stream(task, lambda: session, source, recorder, chunk_size)), session, source
 
 
 def test_a_question_sees_all_frames_up_to_its_time_and_no_other() -> None:

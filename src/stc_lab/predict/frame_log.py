@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from stc_lab.types import FrameReport
 
 
 class FrameLog:
-    """Collects frame reports until :meth:`take` turns them into the ``frames`` columns of a record.
+    """Collects frame reports until :meth:`take` turns them into the ``frames`` columns of a record."""
 
-    ``num_warmup`` frames, counted over the whole life of the log, are marked as not for latency statistics.
-    """
-
-    def __init__(self, num_warmup: int = 0) -> None:
-        self.other_ms = Counter()
-        self._warmup_left = num_warmup
+    def __init__(self) -> None:
         self._reports: list[FrameReport] = []
         self._num_warmup = 0
 
-    def add(self, report: FrameReport) -> None:
-        """Append the next frame in time order."""
+    def add(self, report: FrameReport, is_warmup: bool = False) -> None:
+        """Append the next frame in time order; warm-up frames are not for latency statistics."""
         self._reports.append(report)
-        if self._warmup_left:
-            self._warmup_left -= 1
-            self._num_warmup += 1
+        self._num_warmup += is_warmup
 
     def take(self) -> dict[str, Any]:
         """The columns since the last call; every column has one entry per frame."""
-        reports, num_warmup, other_ms = self._reports, self._num_warmup, self.other_ms
-        self._reports, self._num_warmup, self.other_ms = [], 0, Counter()
+        reports, num_warmup = self._reports, self._num_warmup
+        self._reports, self._num_warmup = [], 0
         return {
             "timestamp_s": [round(report.timestamp_s, 6) for report in reports],
             "num_tokens": [report.num_tokens for report in reports],
@@ -41,8 +33,6 @@ class FrameLog:
             "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
             "flops": _columns([report.flops for report in reports]),
             "num_warmup": num_warmup,
-            "wait_ms": round(other_ms["wait_ms"], 3),
-            "start_ms": round(other_ms["start_ms"], 3),
         }
 
 

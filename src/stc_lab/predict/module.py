@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -102,9 +101,12 @@ class StreamPredictor(LightningModule):
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
-        with self._open_video(task) as source, closing(self._open_session()) as session:
+        reask = getattr(self.backbone, "asking_changes_stream", False)
+        with self._open_video(task) as source:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
-            yield from run_stream(task, session, source, self.recorder, self._chunk_size, self._on_frames)
+            yield from run_stream(
+                task, self._open_session, source, self.recorder, self._chunk_size, self._on_frames, reask
+            )
 
     def _open_video(self, task: StreamTask) -> FrameSource:
         video = self.cfg.video

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from stc_lab.benchmarks.base import Benchmark
 from stc_lab.measure.memory import peak_mem_gib
-from stc_lab.predict.frame_log import FrameLog, round_times
+from stc_lab.predict.frame_log import round_times
+from stc_lab.predict.seen import Polls, Seen
 from stc_lab.results.records import Record
 from stc_lab.types import Answer, FrameReport, Question, Stream
 
 NO_FRAME = "no frame at or before the question's time"
 UNREADABLE = "the answer could not be read"
-
-
-@dataclass
-class Seen:
-    """What a session was shown so far. ``decode_ms`` of frames whose report is still to come."""
-
-    num_frames: int = 0
-    last_frame_time_s: float | None = None
-    decode_ms: deque[float] = field(default_factory=deque)
-
-    def add(self, timestamp_s: float, decode_ms: float) -> None:
-        """Count a frame that was handed to the session."""
-        self.num_frames += 1
-        self.last_frame_time_s = timestamp_s
-        self.decode_ms.append(decode_ms)
+NEVER_TIME = "no poll said that it was time to answer"
 
 
 class Recorder:
@@ -44,15 +30,17 @@ class Recorder:
         self.fingerprint = fingerprint
         self.benchmark = benchmark
         self.device = device
-        self._frames = FrameLog(warmup_frames)
+        self._warmup_frames = warmup_frames
         self._warmup_questions = warmup_questions
+        self._other_ms = Counter()
         self._lap = time.perf_counter()
 
     def add_frames(self, reports: Sequence[FrameReport], seen: Seen) -> None:
         """Keep the reports of the next frames; their decoding becomes the first stage."""
         for report in reports:
             report.latency_ms = {"decode": seen.decode_ms.popleft(), **report.latency_ms}
-            self._frames.add(report)
+            seen.log.add(report, is_warmup=self._warmup_frames > 0)
+            self._warmup_frames -= self._warmup_frames > 0
 
     @contextmanager
     def counted_as(self, name: str) -> Iterator[None]:
@@ -61,20 +49,53 @@ class Recorder:
         try:
             yield
         finally:
-            self._frames.other_ms[name] += (time.perf_counter() - start) * 1e3
+            self._other_ms[name] += (time.perf_counter() - start) * 1e3
 
-    def skip(self) -> None:
+    def skip(self, seen: Seen | None = None) -> None:
         """Forget frames and time since the last record: they belong to a record of an earlier run, or to none."""
-        self._frames.take()
+        if seen is not None:
+            seen.log.take()
+        self._other_ms.clear()
         self._lap = time.perf_counter()
 
-    def answered(self, stream: Stream, question: Question, answer: Answer, seen: Seen, stats: dict) -> Record:
+    def answered(
+        self, stream: Stream, question: Question, answer: Answer, seen: Seen, stats: dict, polls: Polls | None = None
+    ) -> Record:
         """Record of a question that was asked; ``unanswered`` when the reader found no answer in the text."""
         is_read = answer.prediction is not None
-        correct = self.benchmark.score(question, answer) if is_read else (False if question.answer else None)
-        record = self._record(stream, question, "answered" if is_read else "unanswered", correct, seen)
+        correct = self.benchmark.score(question, answer) if is_read else _never_right(question)
+        record = self._record(stream, question, "answered" if is_read else "unanswered", correct, seen, polls)
         record.reason = None if is_read else UNREADABLE
-        for name in ("prediction", "text", "reader", "letter_logits", "num_prompt_tokens", "num_generated_tokens"):
+        return self._with_answer(record, answer, stats)
+
+    def silent(
+        self, stream: Stream, question: Question, answer: Answer, seen: Seen, stats: dict, polls: Polls
+    ) -> Record:
+        """Record of a question whose moment, as polled for, never came; ``answer`` is the last reply to a poll."""
+        record = self._record(stream, question, "unanswered", _never_right(question), seen, polls)
+        record.reason = NEVER_TIME
+        answer.details = {**answer.details, "answered_s": None}
+        self._with_answer(record, answer, stats)
+        record.prediction = None
+        return record
+
+    def unseen(self, stream: Stream, question: Question, seen: Seen) -> Record:
+        """Record of a question before the first frame, which is not asked."""
+        record = self._record(stream, question, "unanswered", _never_right(question), seen)
+        record.reason = NO_FRAME
+        return record
+
+    def failed(self, stream: Stream, question: Question, reason: str, error: str | None = None) -> Record:
+        """Record of a question that could not be asked because its stream broke."""
+        record = self._record(stream, question, "failed", _never_right(question), Seen())
+        record.frames, record.reason, record.error = {}, reason, error
+        self.skip()
+        return record
+
+    def _with_answer(self, record: Record, answer: Answer, stats: dict) -> Record:
+        for name in (
+            "prediction", "text", "reader", "letter_logits", "num_prompt_tokens", "num_generated_tokens", "chat_template"
+        ):  # fmt: skip
             setattr(record, name, getattr(answer, name))
         record.details, record.flops = answer.details, answer.flops
         record.latency_ms = round_times(answer.latency_ms)
@@ -85,20 +106,15 @@ class Recorder:
         record.wall_ms = round(self._finish_lap() * 1e3, 3)
         return record
 
-    def unseen(self, stream: Stream, question: Question) -> Record:
-        """Record of a question before the first frame, which is not asked."""
-        record = self._record(stream, question, "unanswered", False if question.answer else None, Seen())
-        record.reason = NO_FRAME
-        return record
-
-    def failed(self, stream: Stream, question: Question, reason: str, error: str | None = None) -> Record:
-        """Record of a question that could not be asked because its stream broke."""
-        record = self._record(stream, question, "failed", False if question.answer else None, Seen())
-        record.frames, record.reason, record.error = {}, reason, error
-        self.skip()
-        return record
-
-    def _record(self, stream: Stream, question: Question, status: str, correct: bool | None, seen: Seen) -> Record:
+    def _record(
+        self,
+        stream: Stream,
+        question: Question,
+        status: str,
+        correct: bool | None,
+        seen: Seen,
+        polls: Polls | None = None,
+    ) -> Record:
         return Record(
             fingerprint=self.fingerprint,
             stream_id=stream.stream_id,
@@ -113,13 +129,26 @@ class Recorder:
             correct=correct,
             num_frames_seen=seen.num_frames,
             last_frame_time_s=seen.last_frame_time_s,
-            frames=self._frames.take(),
+            frames={**seen.log.take(), **self._take_other_ms()},
+            context_start_s=question.context_start_s,
+            meta=dict(question.meta),
+            polls=polls.columns() if polls else {},
         )
+
+    def _take_other_ms(self) -> dict[str, float]:
+        other_ms = {name: round(self._other_ms[name], 3) for name in ("wait_ms", "start_ms")}
+        self._other_ms.clear()
+        return other_ms
 
     def _finish_lap(self) -> float:
         now = time.perf_counter()
         lap_s, self._lap = now - self._lap, now
         return lap_s
+
+
+def _never_right(question: Question) -> bool | None:
+    """What a question without an answer counts as: wrong, if it counts at all."""
+    return False if question.answer else None
 
 
 def failure_reason(error: BaseException) -> str:

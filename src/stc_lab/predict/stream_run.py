@@ -1,38 +1,18 @@
-"""One stream through one session, in time order."""
+"""One stream, in time order: frames are read once, every question is asked at its own time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from contextlib import ExitStack
 from typing import Protocol
 
-import numpy as np
-
-from stc_lab.predict.recorder import Recorder, Seen
+from stc_lab.predict.agenda import Ask, agenda
+from stc_lab.predict.lane import Frame, Lane, Session
+from stc_lab.predict.recorder import Recorder
+from stc_lab.predict.seen import Polls
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record
-from stc_lab.types import Answer, FrameReport, Question
-
-
-class Session(Protocol):
-    """What the loop needs from a stream session of a backbone."""
-
-    def push(self, frames: list[np.ndarray], timestamps_s: list[float]) -> list[FrameReport]: ...
-
-    def flush(self) -> list[FrameReport]: ...
-
-    def ask(self, question: Question) -> Answer: ...
-
-    def stats(self) -> dict: ...
-
-
-class Frame(Protocol):
-    """One sampled frame: pixels uint8 [H, W, 3]."""
-
-    timestamp_s: float
-    pixels: np.ndarray
-    decode_ms: float
 
 
 class Source(Protocol):
@@ -43,43 +23,109 @@ class Source(Protocol):
 
 def run_stream(
     task: StreamTask,
-    session: Session,
+    open_session: Callable[[], Session],
     source: Source,
     recorder: Recorder,
     chunk_size: int = 1,
     on_frames: Callable[[int], None] = lambda num_frames: None,
+    reask: bool = False,
 ) -> Iterator[Record]:
     """Push the frames up to each question's time, ask, and yield one record per pending question.
 
-    Frames go in ``chunk_size`` at a time, counted from the start of the stream; a question cuts a chunk short.
-    Questions with a record from an earlier run are not asked again, but divide the frames as they did in that
-    run. Nothing after the last pending question is read.
+    Frames go in ``chunk_size`` at a time, counted from where the question's context starts; a question cuts a chunk
+    short. Questions with a record from an earlier run are not asked again, but divide the frames as they did in that
+    run; with ``reask`` they are asked again without being recorded, for sessions that remember what they were asked.
+    Nothing after the last pending question is read.
     """
-    seen = Seen()
-    last = task.pending[-1]
-    for question in task.stream.questions:
-        frames = _awaited(source.frames(_until(question)), recorder)
-        while chunk := list(islice(frames, chunk_size - seen.num_frames % chunk_size)):
-            for frame in chunk:
-                seen.add(frame.timestamp_s, frame.decode_ms)
-            reports = session.push([frame.pixels for frame in chunk], [frame.timestamp_s for frame in chunk])
-            recorder.add_frames(reports, seen)
-            on_frames(len(chunk))
-        if question.question_id in task.recorded:
-            recorder.add_frames(session.flush(), seen)
-            recorder.skip()
-        elif seen.num_frames == 0:
-            yield recorder.unseen(task.stream, question)
-        else:
-            answer = session.ask(question)
-            recorder.add_frames(session.flush(), seen)  # frames that had waited for more, until the question came
-            yield recorder.answered(task.stream, question, answer, seen, session.stats())
-        if question is last:
-            return
+    with ExitStack() as stack:
+        run = _StreamRun(task, recorder, reask)
+        for start_s in {question.context_start_s: None for question in task.pending}:
+            run.lanes[start_s] = Lane(start_s, open_session, recorder, chunk_size, on_frames)
+            stack.callback(run.lanes[start_s].close)
+        for ask in agenda(task):
+            if not run.is_due(ask):
+                continue
+            for frame in _awaited(source.frames(_until(ask)), recorder):
+                run.show(frame)
+            record = run.put(ask)
+            if record is not None:
+                yield record
 
 
-def _until(question: Question) -> float | None:
-    return None if math.isinf(question.time_s) else question.time_s
+class _StreamRun:
+    """The lanes of a stream and the questions that are left of it."""
+
+    def __init__(self, task: StreamTask, recorder: Recorder, reask: bool) -> None:
+        self.lanes: dict[float, Lane] = {}
+        self._task = task
+        self._recorder = recorder
+        self._reask = reask
+        self._left = {question.question_id: question for question in task.pending}
+        self._done: set[str] = set()
+        self._polls: dict[str, Polls] = {}
+
+    def is_due(self, ask: Ask) -> bool:
+        """Whether the question is open, and its lane still has a question that needs a record."""
+        return ask.question.question_id not in self._done and ask.question.context_start_s in self.lanes
+
+    def show(self, frame: Frame) -> None:
+        """A frame to all lanes."""
+        for lane in self.lanes.values():
+            lane.take(frame)
+
+    def put(self, ask: Ask) -> Record | None:
+        """Ask what is due. Returns the record of a question that is done by that and needs one."""
+        question = ask.question
+        lane = self.lanes[question.context_start_s]
+        is_recorded = question.question_id not in self._left
+        if is_recorded and not (self._reask or ask.is_poll):
+            lane.flush()
+            self._end(ask, lane)
+            return None
+        if lane.seen.num_frames == 0:
+            return self._unseen(ask, lane, is_recorded)
+        record = self._polled(ask, lane) if ask.is_poll else self._answered(ask, lane)
+        if record is not None:
+            self._end(ask, lane)
+        return None if is_recorded else record
+
+    def _unseen(self, ask: Ask, lane: Lane, is_recorded: bool) -> Record | None:
+        if not ask.is_last:
+            return None
+        record = None if is_recorded else self._recorder.unseen(self._task.stream, ask.question, lane.seen)
+        self._end(ask, lane)
+        return record
+
+    def _answered(self, ask: Ask, lane: Lane, polls: Polls | None = None) -> Record:
+        answer = lane.ask(ask.at_that_time)
+        if polls is not None:
+            answer.details = {**answer.details, "answered_s": ask.time_s}
+        stream, stats = self._task.stream, lane.session.stats()
+        return self._recorder.answered(stream, ask.question, answer, lane.seen, stats, polls)
+
+    def _polled(self, ask: Ask, lane: Lane) -> Record | None:
+        polling = ask.question.polling
+        polls = self._polls.setdefault(ask.question.question_id, Polls())
+        reply = lane.ask(Ask(ask.time_s, polling.ask).at_that_time)
+        polls.add(ask.time_s, reply, lane.seen.num_frames)
+        if polling.trigger in reply.text.casefold():
+            return self._answered(ask, lane, polls)
+        if not ask.is_last:
+            return None
+        return self._recorder.silent(self._task.stream, ask.question, reply, lane.seen, lane.session.stats(), polls)
+
+    def _end(self, ask: Ask, lane: Lane) -> None:
+        """The question is done; a lane without pending questions is closed."""
+        question_id = ask.question.question_id
+        self._done.add(question_id)
+        if self._left.pop(question_id, None) is None:
+            self._recorder.skip(lane.seen)
+        elif all(left.context_start_s != lane.start_s for left in self._left.values()):
+            self.lanes.pop(lane.start_s).close()
+
+
+def _until(ask: Ask) -> float | None:
+    return None if math.isinf(ask.time_s) else ask.time_s
 
 
 def _awaited(frames: Iterable[Frame], recorder: Recorder) -> Iterator[Frame]:

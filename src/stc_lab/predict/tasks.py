@@ -24,8 +24,13 @@ class StreamTask:
 
     @property
     def until_s(self) -> float:
-        """Stream time of the last pending question: nothing later needs to be read."""
-        return self.pending[-1].time_s
+        """Stream time up to which something pending has to be read: nothing later is."""
+        return max(question.last_time_s for question in self.pending)
+
+    def spans(self) -> list[tuple[float, float]]:
+        """Stream times from and up to which frames are shown, one pair per context that pending questions have."""
+        starts = sorted({question.context_start_s for question in self.pending})
+        return [(start, max(q.last_time_s for q in self.pending if q.context_start_s == start)) for start in starts]
 
 
 def pending_tasks(streams: Sequence[Stream], records: Iterable[Record]) -> list[StreamTask]:
@@ -38,12 +43,18 @@ def pending_tasks(streams: Sequence[Stream], records: Iterable[Record]) -> list[
 
 
 def estimated_num_frames(task: StreamTask, fps: float, duration_s: float | None = None) -> int:
-    """Frames on the sampling grid 0, 1/fps, ... up to the last pending question; 0 while that is unknown.
+    """Frames on the sampling grid 0, 1/fps, ... that will be pushed, counted once per context; 0 while unknown.
 
     A video that ends earlier, or one that is asked at its end, is only known by its ``duration_s``.
     """
-    until_s = task.until_s if duration_s is None else min(task.until_s, duration_s)
-    return 0 if math.isinf(until_s) or until_s < 0 else math.floor(until_s * fps + 1e-6) + 1
+    return sum(_frames_between(start_s, until_s, fps, duration_s) for start_s, until_s in task.spans())
+
+
+def _frames_between(start_s: float, until_s: float, fps: float, duration_s: float | None) -> int:
+    until_s = until_s if duration_s is None else min(until_s, duration_s)
+    if math.isinf(until_s) or until_s < 0:
+        return 0
+    return max(0, math.floor(until_s * fps + 1e-6) + 1 - math.ceil(start_s * fps - 1e-6))
 
 
 def check_unique_ids(streams: Sequence[Stream]) -> None:

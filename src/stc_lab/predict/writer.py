@@ -48,8 +48,8 @@ class RecordWriter(StreamCallback, BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Every pending question of the stream has exactly one record by now."""
-        asked = [question.question_id for question in batch.pending]
-        assert [record.question_id for record in prediction] == asked, (batch.stream.stream_id, asked)
+        asked = sorted(question.question_id for question in batch.pending)
+        assert sorted(record.question_id for record in prediction) == asked, (batch.stream.stream_id, asked)
         os.fsync(self._file.fileno())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
