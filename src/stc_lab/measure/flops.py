@@ -32,24 +32,28 @@ class TextFacts(Protocol):
     vocab_size: int
 
 
-def vit_block_flops(num_tokens: int, hidden: int, mlp: int) -> int:
+def vit_block_flops(num_tokens: int, hidden: int, mlp: int, num_pairs: int | None = None) -> int:
     """One dense pre-norm ViT block for one frame of ``T = num_tokens`` tokens, width ``C``, MLP width ``M``.
 
-    Four C x C projections, ``8 T C^2``; scores and weighted values over all pairs, ``4 T^2 C``; the two MLP
-    products, ``4 T C M``.
+    Four C x C projections, ``8 T C^2``; scores and weighted values over all pairs, ``4 T^2 C`` (or ``num_pairs`` in
+    place of ``T^2``, where attention is local); the two MLP products, ``4 T C M``.
     """
-    return 8 * num_tokens * hidden**2 + 4 * num_tokens**2 * hidden + 4 * num_tokens * hidden * mlp
+    pairs = num_tokens**2 if num_pairs is None else num_pairs
+    return 8 * num_tokens * hidden**2 + 4 * pairs * hidden + 4 * num_tokens * hidden * mlp
 
 
-def vit_selective_block_flops(num_tokens: int, num_selected: int, hidden: int, mlp: int) -> int:
+def vit_selective_block_flops(
+    num_tokens: int, num_selected: int, hidden: int, mlp: int, num_pairs: int | None = None
+) -> int:
     """The same block when only ``S = num_selected`` tokens are recomputed against a reference frame.
 
     Keys of all tokens, ``2 T C^2``; cosine of every key with its reference (three dot products of length C),
     ``6 T C``; query, value and output projections of the selected, ``6 S C^2``; selected against all,
-    ``4 S T C``; MLP of the selected, ``4 S C M``.
+    ``4 S T C`` (``num_pairs / T`` in place of ``T`` where attention is local); MLP of the selected, ``4 S C M``.
     """
     selection = 2 * num_tokens * hidden**2 + 6 * num_tokens * hidden
-    attention = 6 * num_selected * hidden**2 + 4 * num_selected * num_tokens * hidden
+    pairs = num_selected * (num_tokens**2 if num_pairs is None else num_pairs) // num_tokens
+    attention = 6 * num_selected * hidden**2 + 4 * pairs * hidden
     return selection + attention + 4 * num_selected * hidden * mlp
 
 
@@ -62,18 +66,26 @@ def vision_flops(tower: TowerFacts, num_recomputed: Sequence[int] | None = None,
     """One frame through all blocks of a tower, plus its patch embedding when ``patch_size`` is given.
 
     ``num_recomputed`` [L]: tokens recomputed in each block of a selective frame; ``None``: a dense (reference)
-    frame. Raises ``ValueError`` when its length is not the number of blocks.
+    frame. A tower whose tokens are groups says so in ``patches_per_token``, local attention in ``attention_pairs``.
+    Raises ``ValueError`` when the length of ``num_recomputed`` is not the number of blocks.
     """
-    shape = (tower.hidden_size, tower.mlp_size)
+    group = getattr(tower, "patches_per_token", 1)
+    num_tokens, shape = group * tower.num_tokens, (tower.hidden_size, tower.mlp_size)
+    pairs = getattr(tower, "attention_pairs", None) or (None,) * tower.num_layers
     if num_recomputed is None:
-        blocks = tower.num_layers * vit_block_flops(tower.num_tokens, *shape)
+        blocks = sum(vit_block_flops(num_tokens, *shape, num_pairs) for num_pairs in pairs)
     else:
         if len(num_recomputed) != tower.num_layers:
             raise ValueError(f"num_recomputed has {len(num_recomputed)} entries, the tower {tower.num_layers} blocks")
-        blocks = sum(vit_selective_block_flops(tower.num_tokens, int(n), *shape) for n in num_recomputed)
+        counts = [group * int(n) for n in num_recomputed]
+        blocks = sum(
+            vit_selective_block_flops(num_tokens, n, *shape, num_pairs)
+            for n, num_pairs in zip(counts, pairs, strict=True)
+        )
     if patch_size is None:
         return blocks
-    return blocks + patch_embed_flops(tower.num_tokens - tower.num_special_tokens, tower.hidden_size, patch_size)
+    num_patches, channels = num_tokens - tower.num_special_tokens, getattr(tower, "num_channels", 3)
+    return blocks + patch_embed_flops(num_patches, tower.hidden_size, patch_size, channels)
 
 
 def projector_flops(num_tokens: int, in_dim: int, hidden: int) -> int:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from stc_lab.vision.base import Block, TowerFacts, VisionTower
 from stc_lab.vision.prenorm import ClipTower, SiglipTower
+from stc_lab.vision.qwen import QwenTower
 
-__all__ = ["Block", "ClipTower", "SiglipTower", "TowerFacts", "VisionTower"]
+__all__ = ["Block", "ClipTower", "QwenTower", "SiglipTower", "TowerFacts", "VisionTower"]

@@ -18,6 +18,10 @@ class TowerFacts:
 
     ``num_tokens`` counts special tokens (a class token) as well; they come first. ``grid`` is (rows, columns)
     of the patches. ``num_layers`` counts the layers that are run, not those a checkpoint holds beyond them.
+
+    A tower may hand out patches in groups that belong together (2x2 patches that are merged later): then a token is a
+    group of ``patches_per_token``, ``num_tokens`` and ``grid`` count groups, ``hidden_size`` is the width of a patch.
+    ``attention_pairs``: per layer the pairs of patches that see each other in a frame, ``None`` where all do.
     """
 
     num_tokens: int
@@ -30,6 +34,8 @@ class TowerFacts:
     image_size: int
     patch_size: int
     num_channels: int = 3
+    patches_per_token: int = 1
+    attention_pairs: tuple[int, ...] | None = None
 
 
 class Block(ABC):
@@ -59,6 +65,13 @@ class Block(ABC):
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of ``query`` [F, Q, C] over ``key`` and ``value`` [F, T, C], frame by frame: [F, Q, C]."""
 
+    def attend_weighted(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+        """``attend`` with every key counted ``weights`` [F, T] times: their logarithm is added to the logits.
+
+        Only blocks of a tower with ``can_merge`` have it; others raise ``ValueError``.
+        """
+        raise ValueError(f"{type(self).__name__} cannot weigh its tokens: its tower does not support merged tokens")
+
     @abstractmethod
     def project(self, mixed: Tensor) -> Tensor:
         """Output projection of what ``attend`` returned."""
@@ -80,10 +93,15 @@ class Block(ABC):
 
 
 class VisionTower(ABC):
-    """Adapter over a vision model. It owns no weights, so moving or casting the model is seen here at once."""
+    """Adapter over a vision model. It owns no weights, so moving or casting the model is seen here at once.
+
+    ``can_merge``: blocks take any number of tokens in any order, since where a token lies matters only in ``embed``
+    (not so with rotary positions or windows), and have ``attend_weighted``.
+    """
 
     facts: TowerFacts
     blocks: Sequence[Block]
+    can_merge: bool = False
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
