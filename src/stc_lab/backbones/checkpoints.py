@@ -12,6 +12,9 @@ POCKET_ROOT = Path(__file__).resolve().parents[1] / "pocket" / "checkpoints"
 LAB_FILE = "stc_lab.json"
 """Optional file of a checkpoint folder with sizes that suit it: ``{"rekv": {"n_local": 3136, "topk": 16}}``."""
 
+POCKET_FOLDERS = {"recent": "rekv"}
+"""Backbones that run the shipped model of another one."""
+
 HUB_SIZES_GB = {
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 1.8,
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": 16.1,
@@ -45,7 +48,7 @@ def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Che
 
     Raises ``ValueError`` when it is neither, or when one of the files ``required`` (or all weights) is missing.
     """
-    folder = POCKET_ROOT / backbone if name == "pocket" else Path(name).expanduser()
+    folder = POCKET_ROOT / POCKET_FOLDERS.get(backbone, backbone) if name == "pocket" else Path(name).expanduser()
     if not folder.is_dir():
         return _not_a_folder(name, folder)
     missing = _missing_files(folder, required)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from stc_lab.backbones.answers import READERS
 from stc_lab.backbones.checkpoints import Checkpoint
@@ -74,12 +74,19 @@ def check_retrieval(sizes: ReKVSettings, tokens_per_block: int) -> None:
         )
 
 
-def check_model(config: dict[str, Any], options: ReKVOptions) -> None:
+class ModelChoice(Protocol):
+    """The settings that must fit a checkpoint."""
+
+    checkpoint: str
+    tokens_per_frame: int
+
+
+def check_model(config: dict[str, Any], options: ModelChoice, backbone: str = "rekv") -> None:
     """Raise ``ValueError`` when a checkpoint's ``config.json`` is another kind of model or has another geometry."""
     kind = config.get("model_type")
     if kind != "llava_onevision":
         raise ValueError(
-            f"backbone.checkpoint={options.checkpoint}: model_type is {kind}, backbone=rekv needs llava_onevision"
+            f"backbone.checkpoint={options.checkpoint}: model_type is {kind}, backbone={backbone} needs llava_onevision"
         )
     vision = config.get("vision_config", {})
     side = vision.get("image_size", 384) // vision.get("patch_size", 14)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from stc_lab.backbones.answers import best_letter, read_letter, read_text
 from stc_lab.backbones.prompts import INIT, answer_prompt
+from stc_lab.backbones.reply import letter_logits, reader_of, reply_to
 from stc_lab.backbones.session import StreamSession
-from stc_lab.language.generate import greedy_with_logits
 from stc_lab.language.kv import ReKVMemory
 from stc_lab.language.kv.retrieved import RetrievedStore
 from stc_lab.measure.flops import decoder_flops
@@ -73,20 +71,20 @@ class ReKVSession(StreamSession):
         with timer.stage("question"):
             prompt = backbone.loaded.token_ids(answer_prompt(question))
             first = backbone.decoder.logits(backbone.decoder(backbone.decoder.embed(prompt), store)[-1])
-            letter_logits = self._letter_logits(question, first)
+            letters = letter_logits(backbone, question, first)
         ttft_ms = timer.elapsed_ms(mark)
         with timer.stage("generate"):
-            text, num_generated, num_steps = self._generate(question, store, first, letter_logits)
+            reply = reply_to(backbone, question, store, first, letters)
         return Answer(
-            text=text,
-            prediction=read_letter(text, question.letters) if question.options else read_text(text),
-            reader=self._reader(question),
+            text=reply.text,
+            prediction=reply.prediction(question),
+            reader=reader_of(backbone, question),
             num_prompt_tokens=len(prompt),
-            num_generated_tokens=num_generated,
+            num_generated_tokens=reply.num_tokens,
             ttft_ms=ttft_ms,
-            letter_logits=letter_logits,
+            letter_logits=letters,
             latency_ms=timer.drain(),
-            flops=self._answer_flops(num_question, len(prompt), num_steps, num_context),
+            flops=self._answer_flops(num_question, len(prompt), reply.num_steps, num_context),
             details=self._details(store, num_question),
             chat_template=question.chat_template,
         )
@@ -96,29 +94,6 @@ class ReKVSession(StreamSession):
         decoder, token_ids = self.backbone.decoder, self.backbone.loaded.token_ids(text)
         decoder(decoder.embed(token_ids), store)
         return len(token_ids)
-
-    def _reader(self, question: Question) -> str:
-        """Letter logits can only be read where there are letters; open questions are always generated."""
-        return self.backbone.options.answer_reader if question.options else "generate"
-
-    def _letter_logits(self, question: Question, logits: Tensor) -> dict[str, float] | None:
-        """Logits [V] of the options' letters, ``None`` for open questions."""
-        if not question.options:
-            return None
-        ids = [self.backbone.letter_id(letter) for letter in question.letters]
-        return dict(zip(question.letters, logits[ids].tolist(), strict=True))
-
-    def _generate(
-        self, question: Question, store: RetrievedStore, first: Tensor, letter_logits: dict[str, float] | None
-    ) -> tuple[str, int, int]:
-        """Text of the answer, its number of tokens, and the decoder steps that took."""
-        if self._reader(question) == "letter_logits":
-            return best_letter(letter_logits), 0, 0
-        loaded, options = self.backbone.loaded, self.backbone.options
-        ids, logits = greedy_with_logits(
-            self.backbone.decoder, store, first, options.max_new_tokens, loaded.stop_ids
-        )
-        return loaded.text(ids), len(ids), len(logits) - 1
 
     def _details(self, store: RetrievedStore, num_question: int) -> dict:
         blocks = store.block_indices

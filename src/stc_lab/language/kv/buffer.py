@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 MIN_SPARE = 256
@@ -41,6 +42,11 @@ class KVBuffer:
     def drop_last(self, num_tokens: int) -> None:
         """Forget the newest ``num_tokens`` tokens."""
         self._stop = max(0, self._stop - num_tokens)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the stored elements, ``None`` before the first append."""
+        return None if self._keys is None else self._keys.dtype
 
     @property
     def reserved_bytes(self) -> int:

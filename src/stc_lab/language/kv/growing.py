@@ -27,6 +27,14 @@ class GrowingStore:
     def __len__(self) -> int:
         return len(self._layers[-1])
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the stored keys and values, without the spare room of the buffers."""
+        shape, dtype = self._shape, self._layers[0].dtype
+        if dtype is None:
+            return 0
+        return 2 * len(self) * shape.num_layers * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+
     def begin(self, step: Step) -> None:
         """Positions [T] may be any integers or floats; the default counts on. Raises ``ValueError`` if not T."""
         if step.positions is not None and step.positions.shape != (step.num_tokens,):

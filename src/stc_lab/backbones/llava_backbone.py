@@ -1,0 +1,64 @@
+"""What the backbones on a LLaVA-OneVision checkpoint share: loading, pixels, projector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stc_lab.backbones.checkpoints import Checkpoint, cached_checkpoint, fetched_checkpoint, local_checkpoint
+from stc_lab.backbones.llava_onevision import REQUIRED_FILES, load_llava_onevision
+from stc_lab.backbones.text_backbone import TextBackbone
+from stc_lab.language import TextDecoder
+from stc_lab.measure.flops import projector_flops
+from stc_lab.vision import SiglipTower
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CheckpointOptions(Protocol):
+    """Where the user says the checkpoint is."""
+
+    checkpoint: str
+    revision: str | None
+
+
+class LlavaBackbone(TextBackbone):
+    """A leaf loads the model with :meth:`_load`; ``model`` is the Hugging Face model."""
+
+    def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Frames, uint8 [H, W, 3] each and of any size -> pixels [F, 3, image size, image size]."""
+        return self.loaded.preprocessor(frames, self.device, self.dtype)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Projector, then bilinear pooling to half the rows and columns (27x27 -> 14x14); no newline token."""
+        return self.model.model.apply_pooling(self.model.model.multi_modal_projector(features))
+
+    @property
+    def project_flops(self) -> int:
+        """FLOPs of :meth:`project` for one frame."""
+        return projector_flops(self.tower.num_tokens, self.tower.hidden_size, self.decoder.config.hidden_size)
+
+    def _load(self, files: Checkpoint, dtype: torch.dtype) -> None:
+        self.loaded = load_llava_onevision(files, dtype)
+        self.model = self.loaded.model
+        inner = self.model.model
+        self.tower = SiglipTower(inner.vision_tower, self.model.config.vision_feature_layer)
+        self.decoder = TextDecoder(inner.language_model, self.model.lm_head)
+        rows, columns = self.tower.grid
+        self.grid = (-(-rows // 2), -(-columns // 2))
+        self.tokens_per_frame = self.grid[0] * self.grid[1]
+
+
+def local_files(options: CheckpointOptions, backbone: str) -> Checkpoint | None:
+    """The checkpoint if its files are on this machine."""
+    name = options.checkpoint
+    return local_checkpoint(name, backbone, REQUIRED_FILES) or cached_checkpoint(name, options.revision, REQUIRED_FILES)
+
+
+def all_files(options: CheckpointOptions, backbone: str) -> Checkpoint:
+    """The checkpoint, fetched if need be. Raises ``ValueError`` where it cannot be."""
+    return local_files(options, backbone) or fetched_checkpoint(options.checkpoint, options.revision, REQUIRED_FILES)

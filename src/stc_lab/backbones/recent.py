@@ -1,0 +1,96 @@
+"""``backbone=recent``: the last frames into the offline LLaVA-OneVision model, and no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from stc_lab.backbones.checkpoints import Checkpoint
+from stc_lab.backbones.llava_backbone import DTYPES, LlavaBackbone, all_files, local_files
+from stc_lab.backbones.recent_options import RecentOptions, check_window
+from stc_lab.backbones.rekv_options import check_model
+from stc_lab.measure import StageTimer
+
+if TYPE_CHECKING:
+    from stc_lab.backbones.recent_session import RecentSession
+    from stc_lab.cachers.base import Cacher
+    from stc_lab.pruners.base import Pruner
+
+
+class Recent(LlavaBackbone):
+    """The plain sliding window that every streaming memory has to beat (SimpleStream).
+
+    A question is answered from the last ``num_frames`` frames before it, as an offline model answers about a clip
+    of that length; what is older is gone. It runs the checkpoints of ``backbone=rekv``, the shipped one included.
+    ``image_newline``: end the video with the model's learned newline, as its offline use does and ReKV does not.
+    """
+
+    takes_bare_prompts = True
+
+    def __init__(
+        self,
+        checkpoint: str = "pocket",
+        *,
+        revision: str | None = None,
+        tokens_per_frame: int = 196,
+        num_frames: int = 4,
+        image_newline: bool = False,
+        max_new_tokens: int = 16,
+        answer_reader: Literal["generate", "letter_logits"] = "generate",
+        device: str | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+        name: str = "recent",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.options = RecentOptions(
+            checkpoint=checkpoint,
+            revision=revision,
+            tokens_per_frame=tokens_per_frame,
+            num_frames=num_frames,
+            image_newline=image_newline,
+            max_new_tokens=max_new_tokens,
+            answer_reader=answer_reader,
+        )
+        files = all_files(self.options, "recent")
+        _check_files(files, self.options)
+        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
+        if device is not None:
+            self.to(device)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """See :meth:`Backbone.check_settings`; a hub id that is not in the cache is only checked for its form."""
+        options = RecentOptions.of(settings)
+        files = local_files(options, "recent")
+        if files is not None:
+            _check_files(files, options)
+
+    @classmethod
+    def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
+        """See :meth:`Backbone.check_combination`: the frames must fit the model's context."""
+        options = RecentOptions.of(settings)
+        num_kept = pruner.num_kept(options.tokens_per_frame)
+        files = local_files(options, "recent")
+        if files is not None:
+            check_window(options, files.json("config.json"), num_kept)
+
+    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> RecentSession:
+        """See :meth:`Backbone.open`."""
+        from stc_lab.backbones.recent_session import RecentSession
+
+        pruner.check(self.tokens_per_frame)
+        check_window(self.options, self.model.config.to_dict(), pruner.num_kept(self.tokens_per_frame))
+        return RecentSession(self, cacher, pruner, timer)
+
+    @property
+    def newline(self) -> Tensor:
+        """What stands at the end of the video: [1, H], or [0, H] without ``image_newline``."""
+        return self.model.model.image_newline[None][: int(self.options.image_newline)]
+
+
+def _check_files(files: Checkpoint, options: RecentOptions) -> None:
+    check_model(files.json("config.json"), options, "recent")
