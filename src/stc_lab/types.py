@@ -120,11 +120,25 @@ class VisualTokens:
         return replace(self, tokens=self.tokens[indices], positions=self.positions[indices], sizes=sizes)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """Whether it is time to answer a watched question: yes where ``score`` is above the model's threshold.
+
+    ``time_s``: stream time of the last frame that it is based on.
+    """
+
+    question_id: str
+    time_s: float
+    score: float
+    responds: bool
+
+
 @dataclass
 class FrameReport:
     """What happened to one frame: written into the records, drawn in the token maps.
 
     ``vision_batch_size``: frames that passed the tower together; above 1 the vision time is a share, not a latency.
+    ``decisions``: those made with this frame about watched questions (see ``stc_lab.backbones.proactive``).
     """
 
     timestamp_s: float
@@ -135,6 +149,7 @@ class FrameReport:
     latency_ms: dict[str, float] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
     vision_batch_size: int = field(default=1, compare=False)
+    decisions: list[Decision] = field(default_factory=list)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stc_lab.backbones.base import Backbone
 from stc_lab.cachers.base import Cacher, FrameTrace
@@ -93,9 +94,7 @@ class StreamSession(ABC):
         ``ttft_ms`` of the answer includes the frames that had to be remembered first. Raises ``ValueError`` for
         an empty question.
         """
-        self._require_open()
-        if not question.text.strip():
-            raise ValueError(f"question '{question.question_id}' has no text")
+        self._require_question(question)
         mark = self.timer.mark()
         self._finish_all()
         return self._answer(question, mark)
@@ -120,6 +119,14 @@ class StreamSession(ABC):
     def _answer(self, question: Question, mark: float) -> Answer:
         """Answer without disturbing the stream; ``mark`` is the timer's mark at the call of :meth:`ask`."""
 
+    def _note_features(self, features: Tensor) -> None:
+        """For leaves that want the tower's features [F, T, C] besides the visual tokens made of them."""
+
+    def _require_question(self, question: Question) -> None:
+        self._require_open()
+        if not question.text.strip():
+            raise ValueError(f"question '{question.question_id}' has no text")
+
     def _require_open(self) -> None:
         if not self._is_open:
             raise RuntimeError("the session is closed: call reset() to start a new stream")
@@ -139,6 +146,7 @@ class StreamSession(ABC):
         with timer.stage("vision"):
             encoded = self.cacher.encode(backbone.tower, pixels, self._cacher_state)
         with timer.stage("project"):
+            self._note_features(encoded.features)
             projected = backbone.project(encoded.features)
         latency_ms = _shares(timer.drain(), len(frames))
         pending = []
