@@ -19,7 +19,7 @@ class Benchmark(Protocol):
 
     def streams(self) -> list[Stream]:
         """All streams of the benchmark, always in the same order, with unique ids. Raises ``ValueError`` on user
-        mistakes; a single missing or broken video is no error here, its questions become failed records.
+        mistakes; a single broken video is no error here, its questions become failed records.
         """
         ...
 
@@ -29,12 +29,25 @@ class Benchmark(Protocol):
 
 
 def score_answer(question: Question, answer: Answer) -> bool | None:
-    """The letter must equal the gold letter; without options the texts must be equal but for case and space."""
+    """The letter must equal the gold letter; without options the texts must be equal but for case and space.
+
+    What was polled for must come at the right time and contain the gold text.
+    """
     if not question.answer:
         return None
+    if question.polling:
+        return is_timely(question, answer) and question.answer in answer.text
     if question.options:
         return answer.prediction == question.answer
     return answer.text.strip().casefold() == question.answer.strip().casefold()
+
+
+def is_timely(question: Question, answer: Answer) -> bool:
+    """Whether the poll that said yes was within ``meta["tolerance_s"]`` of ``meta["ground_truth_time_s"]``."""
+    answered_s = answer.details.get("answered_s")
+    if answered_s is None:
+        return False
+    return abs(answered_s - question.meta["ground_truth_time_s"]) <= question.meta["tolerance_s"]
 
 
 def check_limit_and_fps(limit: int | None, fps: float) -> None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from stc_lab import __version__
 from stc_lab.config.build import build, settings_of
 
-PATH_KEYS = ("checkpoint", "videos", "questions", "root")
+PATH_KEYS = ("checkpoint", "videos", "questions", "root", "subtitle_files")
 
 
 def canonical(cfg: DictConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stc_lab.config.build import build, settings_of, target_of
-from stc_lab.config.resolvers import selection
 from stc_lab.config.schema import PLUGIN_GROUPS, Config
 from stc_lab.config.signatures import check_arguments, unknown_key
 
@@ -22,7 +21,6 @@ def validate(cfg: DictConfig) -> None:
     """
     _check_schema(Config, cfg, "")
     _check_objective(cfg.objective)
-    _check_derived(cfg)
     for group in PLUGIN_GROUPS:
         _check_plugin(group, cfg[group])
         if group == "pruner":
@@ -63,18 +61,6 @@ def _check_objective(objective: Any) -> None:
         raise ValueError(f"objective={objective}: must be a key of summary.json, or a list of keys")
 
 
-def _check_derived(cfg: DictConfig) -> None:
-    cacher = cfg.cacher
-    if "selection" not in cacher or "threshold" not in cacher:
-        return
-    derived = selection(cacher.threshold)
-    if cacher.selection not in (None, derived):
-        raise ValueError(
-            f"cacher.selection={cacher.selection}: it follows from cacher.threshold={cacher.threshold} and must be "
-            f"{derived}; set cacher.threshold to a cosine to select by threshold, to null to select by ratio"
-        )
-
-
 def _check_plugin(group: str, node: DictConfig | None) -> None:
     """Unknown keys and wrong types by the signature; values by the target itself where making it is cheap."""
     try:
@@ -89,7 +75,9 @@ def _check_plugin(group: str, node: DictConfig | None) -> None:
         if hasattr(target, "check_settings"):
             target.check_settings(settings)
         elif dataclasses.is_dataclass(target):
-            build(node)
+            made = build(node)
+            if hasattr(made, "check_files"):
+                made.check_files()
     except ValueError as error:
         raise ValueError(_named(group, error)) from error
 

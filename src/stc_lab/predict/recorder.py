@@ -16,6 +16,9 @@ from stc_lab.predict.seen import Polls, Seen
 from stc_lab.results.records import Record
 from stc_lab.types import Answer, FrameReport, Question, Stream
 
+COPIED = (
+    "prediction", "text", "reader", "letter_logits", "num_prompt_tokens", "num_generated_tokens", "chat_template",
+)  # fmt: skip
 NO_FRAME = "no frame at or before the question's time"
 UNREADABLE = "the answer could not be read"
 NEVER_TIME = "no poll said that it was time to answer"
@@ -93,9 +96,7 @@ class Recorder:
         return record
 
     def _with_answer(self, record: Record, answer: Answer, stats: dict) -> Record:
-        for name in (
-            "prediction", "text", "reader", "letter_logits", "num_prompt_tokens", "num_generated_tokens", "chat_template"
-        ):  # fmt: skip
+        for name in COPIED:
             setattr(record, name, getattr(answer, name))
         record.details, record.flops = answer.details, answer.flops
         record.latency_ms = round_times(answer.latency_ms)
