@@ -1,4 +1,4 @@
-"""Our own loop over the layers of a Hugging Face Qwen2 text model."""
+"""Our own loop over the layers of a Hugging Face Qwen2, Qwen2-VL or Qwen2.5-VL text model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from stc_lab.language.kv.base import DecoderShape, KVStore, Step
-from stc_lab.language.rotary import Rotary
+from stc_lab.language.mrope import rotary_of
 
 
 class TextDecoder:
-    """Runs a ``Qwen2Model`` and its ``lm_head`` on a pluggable key-value store.
+    """Runs a ``Qwen2Model``, ``Qwen2VLTextModel`` or ``Qwen2_5_VLTextModel`` and its ``lm_head`` on a pluggable key-value store.
 
     Only leaf modules are called (projections, norms, MLP); attention, positions and memory are the store's.
     With a growing store the logits equal those of the Hugging Face model. Weights stay in the modules that are
@@ -33,7 +33,7 @@ class TextDecoder:
             num_kv_heads=config.num_key_value_heads,
             head_dim=attention.head_dim,
             scale=attention.scaling,
-            rotary=Rotary.of(model.rotary_emb),
+            rotary=rotary_of(model.rotary_emb),
         )
 
     @property
@@ -50,8 +50,8 @@ class TextDecoder:
     ) -> Tensor:
         """Embeddings [T, H] -> final-norm hidden states [T, H]; ``store`` remembers the tokens.
 
-        ``lengths``: sizes of the pieces (frames) in this pass, one piece by default; ``positions`` [T]: explicit
-        positions. Raises ``ValueError`` when the lengths do not add up to T or the store refuses the positions.
+        ``lengths``: sizes of the pieces (frames) in this pass, one piece by default; ``positions``: explicit
+        positions, [T] or what the store takes. Raises ``ValueError`` when the lengths do not add up to T or the store refuses the positions.
         """
         lengths = (embeds.shape[0],) if lengths is None else tuple(lengths)
         if sum(lengths) != embeds.shape[0] or min(lengths) < 1:

@@ -49,9 +49,13 @@ class Rotary:
             positions = positions.cpu()
         if self._inv_freq.device != positions.device:
             self._inv_freq = self._inv_freq.to(positions.device)
-        angles = positions.double()[:, None] * self._inv_freq
+        angles = self._spread(positions.double()) * self._inv_freq
         cos, sin = ((wave * self._scaling).to(device, dtype) for wave in (angles.cos(), angles.sin()))
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+    def _spread(self, positions: Tensor) -> Tensor:
+        """Positions [T] -> [T, 1] or [T, d / 2]: what the frequencies are multiplied with."""
+        return positions[:, None]
 
     def span(self, start: int, stop: int, like: Tensor) -> Rotation:
         """Rotation for the positions ``start .. stop - 1`` in the dtype and on the device of ``like``."""

@@ -33,13 +33,25 @@ class StageTimer:
         """Time the block under ``name``; it counts also when the block raises. Stages must not nest."""
         if self._open is not None:
             raise RuntimeError(f"stage '{name}' entered inside stage '{self._open}': stages must not nest")
-        self._open = name
-        start = self._tick()
+        self._open, self._started = name, self._tick()
         try:
             yield
         finally:
+            self._add(name, self._started)
             self._open = None
-            self._add(name, start)
+
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Inside a stage: time the block under ``name`` instead. Outside of any it is :meth:`stage`."""
+        outer, self._open = self._open, None
+        if outer is not None:
+            self._add(outer, self._started)
+        try:
+            with self.stage(name):
+                yield
+        finally:
+            if outer is not None:
+                self._open, self._started = outer, self._tick()
 
     def drain(self) -> dict[str, float]:
         """Milliseconds per stage since the last drain, in order of first use; waits for the device once."""

@@ -27,8 +27,8 @@ class Step:
     """One pass through the decoder.
 
     ``lengths``: tokens of each piece of the pass, in order; a piece is what the store treats as a unit (a
-    frame) and sees only itself and what came before. ``positions`` [T]: explicit positions of the new tokens,
-    for stores that take them; ``None``: the store counts on.
+    frame) and sees only itself and what came before. ``positions`` [T], or [3, T] with three axes: explicit
+    positions of the new tokens, for stores that take them; ``None``: the store counts on.
     """
 
     lengths: tuple[int, ...]

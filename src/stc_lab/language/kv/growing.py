@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stc_lab.language.attention import attend, grouped, ungrouped
-from stc_lab.language.kv.base import DecoderShape, Step
+from stc_lab.language.kv.base import DecoderShape, Step, tensor_bytes
 from stc_lab.language.kv.buffer import KVBuffer
 from stc_lab.language.masks import BandMask
 from stc_lab.language.rotary import Rotation
@@ -35,9 +35,19 @@ class GrowingStore:
             return 0
         return 2 * len(self) * shape.num_layers * shape.num_kv_heads * shape.head_dim * dtype.itemsize
 
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the keys and values of all layers."""
+        return sum(tensor_bytes(*buffer.last(len(buffer))) for buffer in self._layers if len(buffer))
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes allocated, used or not."""
+        return sum(buffer.reserved_bytes for buffer in self._layers)
+
     def begin(self, step: Step) -> None:
-        """Positions [T] may be any integers or floats; the default counts on. Raises ``ValueError`` if not T."""
-        if step.positions is not None and step.positions.shape != (step.num_tokens,):
+        """Positions [T] or [3, T] may be any integers or floats; the default counts on. ``ValueError`` if not T."""
+        if step.positions is not None and step.positions.shape not in ((step.num_tokens,), (3, step.num_tokens)):
             raise ValueError(f"positions has shape {tuple(step.positions.shape)}, expected ({step.num_tokens},)")
         self._step, self._rotation = step, None
 
@@ -62,5 +72,5 @@ class GrowingStore:
         if given is None:
             self._next_position = start + len(keys)
             return self._shape.rotary.span(start, self._next_position, keys)
-        self._next_position = int(given[-1]) + 1
+        self._next_position = int(given.max()) + 1
         return self._shape.rotary(given.to(keys.device), keys.dtype)
