@@ -49,6 +49,8 @@ def test_every_question_has_a_record_and_the_summary_adds_up(make_cfg: MakeCfg, 
     assert summary["flops_per_frame"] == {"vision": 100.0, "prefill": 40.0}
     assert summary["kv_bytes"] == {"device": 100, "host": 0}
     assert 0 < summary["overhead_ratio"] < 1
+    assert summary["encoding"] == {"num_frames": 50, "num_frames_anew": 5 * (3 + 6 + 10), "ratio": 1.9}
+    assert summary["prompt"] == {"style": "backbone", "chat_template": True}
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
 
 

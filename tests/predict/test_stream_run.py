@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from stc_lab.benchmarks.folder import FolderBenchmark
-from stc_lab.predict.recorder import NO_FRAME, Recorder
+from stc_lab.predict.recorder import NEVER_TIME, NO_FRAME, Recorder
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record, answer_view
-from stc_lab.types import Answer, FrameReport, Question, Stream
+from stc_lab.types import Answer, FrameReport, Polling, Question, Stream
 
 
 @dataclass
@@ -133,3 +133,123 @@ def test_chunks_never_reach_beyond_a_question(chunk_size: int) -> None:
     assert max(map(len, session.chunks)) <= chunk_size
     assert session.asked == [("q0", 3), ("q1", 10)]
     assert all(isinstance(record, Record) for record in records)
+
+
+def windows(task: StreamTask, chunk_size: int = 1, reask: bool = False) -> tuple[list[Record], list[Session], Source]:
+    """Records of a stream and the sessions it took, in the order in which they were opened."""
+    recorder = Recorder("f", FolderBenchmark("."), "cpu")
+    sessions, source = [], Source()
+
+    def open_session() -> Session:
+        sessions.append(Session(window=1))
+        return sessions[-1]
+
+    return list(run_stream(task, open_session, source, recorder, chunk_size, reask=reask)), sessions, source
+
+
+def in_window(number: int, time_s: float, start_s: float) -> Question:
+    return Question(f"q{number}", time_s, "?", ("x", "y"), "A", context_start_s=start_s)
+
+
+def test_questions_with_a_window_see_it_and_nothing_else() -> None:
+    stream = Stream("s", Path("s.mp4"), (in_window(0, 3.0, 0.0), in_window(1, 5.0, 2.0), in_window(2, 9.0, 6.0)))
+    records, sessions, source = windows(StreamTask(stream))
+    assert [record.frames["timestamp_s"] for record in records] == [[0, 1, 2, 3], [2, 3, 4, 5], [6, 7, 8, 9]]
+    assert [record.num_frames_seen for record in records] == [4, 4, 4]
+    assert all(session.closed for session in sessions)
+    assert source.position == 10
+
+
+def test_questions_with_the_same_window_share_its_session() -> None:
+    stream = Stream("s", Path("s.mp4"), (in_window(0, 4.0, 2.0), in_window(1, 6.0, 2.0)))
+    records, sessions, _ = windows(StreamTask(stream), chunk_size=2)
+    assert [session.chunks for session in sessions] == [[[2.0, 3.0], [4.0], [5.0], [6.0]]]
+    assert [record.context_start_s for record in records] == [2.0, 2.0]
+
+
+def test_a_window_without_pending_questions_is_not_encoded() -> None:
+    stream = Stream("s", Path("s.mp4"), (in_window(0, 3.0, 0.0), in_window(1, 5.0, 4.0)))
+    records, sessions, _ = windows(StreamTask(stream, frozenset({"q0"})))
+    assert [record.question_id for record in records] == ["q1"]
+    assert [session.chunks for session in sessions] == [[[4.0], [5.0]]]
+
+
+def test_sessions_that_remember_questions_are_asked_recorded_ones_again() -> None:
+    stream = Stream("s", Path("s.mp4"), (in_window(0, 3.0, 0.0), in_window(1, 5.0, 0.0)))
+    records, (session,), _ = windows(StreamTask(stream, frozenset({"q0"})), reask=True)
+    assert [record.question_id for record in records] == ["q1"]
+    assert session.asked == [("q0", 4), ("q1", 6)]
+    assert records[0].frames["timestamp_s"] == [4.0, 5.0]
+
+
+def polled(number: int, time_s: float, last_s: float, start_s: float = 0.0) -> Question:
+    poll = Question(f"q{number}", time_s, "now?")
+    meta = {"ground_truth_time_s": last_s - 2, "tolerance_s": 1}
+    return Question(
+        f"q{number}", time_s, "which?", answer="red", context_start_s=start_s, meta=meta,
+        polling=Polling(poll, time_s + 1, last_s),
+    )  # fmt: skip
+
+
+class Watcher(Session):
+    """Says yes once it has seen ``moment_s``."""
+
+    def __init__(self, moment_s: float) -> None:
+        super().__init__(window=1)
+        self.moment_s = moment_s
+
+    def ask(self, question: Question) -> Answer:
+        answer = super().ask(question)
+        last_s = self.chunks[-1][-1]
+        text = "it is red" if question.text == "which?" else "Yes." if last_s >= self.moment_s else "No"
+        return Answer(text, text, "fake", ttft_ms=1.0, latency_ms=answer.latency_ms)
+
+
+def poll_run(moment_s: float, *questions: Question, recorded: set[str] = frozenset()) -> tuple[list[Record], Source]:
+    recorder = Recorder("f", FolderBenchmark("."), "cpu")
+    task, source = StreamTask(Stream("s", Path("s.mp4"), questions), frozenset(recorded)), Source()
+    return list(run_stream(task, lambda: Watcher(moment_s), source, recorder)), source
+
+
+def test_polls_end_with_the_first_yes_and_then_the_question_is_asked() -> None:
+    (record,), source = poll_run(5.0, polled(0, 1.0, 8.0))
+    assert record.polls["time_s"] == [2.0, 3.0, 4.0, 5.0]
+    assert record.polls["text"] == ["No", "No", "No", "Yes."]
+    assert record.polls["num_frames_seen"] == [3, 4, 5, 6]
+    assert (record.text, record.status, record.details["answered_s"]) == ("it is red", "answered", 5.0)
+    assert record.correct is True
+    assert record.time_s == 1.0
+    assert source.position == 6
+
+
+@pytest.mark.parametrize(("moment_s", "is_right"), [(4.0, False), (5.0, True), (7.0, True), (8.0, False)])
+def test_a_yes_counts_within_the_tolerance_only(moment_s: float, is_right: bool) -> None:
+    (record,), _ = poll_run(moment_s, polled(0, 1.0, 8.0))
+    assert record.correct is is_right
+
+
+def test_a_moment_that_never_comes_is_unanswered() -> None:
+    (record,), source = poll_run(99.0, polled(0, 1.0, 4.0))
+    assert (record.status, record.reason, record.correct) == ("unanswered", NEVER_TIME, False)
+    assert (record.prediction, record.text, record.details["answered_s"]) == (None, "No", None)
+    assert len(record.polls["time_s"]) == 3
+    assert source.position == 5
+
+
+def test_overlapping_polls_each_see_their_own_part() -> None:
+    questions = polled(0, 1.0, 9.0, start_s=1.0), polled(1, 3.0, 7.0, start_s=3.0)
+    records, _ = poll_run(6.0, *questions)
+    assert {r.question_id: r.frames["timestamp_s"][0] for r in records} == {"q0": 1.0, "q1": 3.0}
+    assert all(record.details["answered_s"] == 6.0 for record in records)
+    rest, _ = poll_run(6.0, *questions, recorded={"q0"})
+    (again,) = [record for record in records if record.question_id == "q1"]
+    assert [answer_view(record) for record in rest] == [answer_view(again)]
+
+
+def test_polls_of_a_recorded_question_are_repeated_for_those_that_share_its_session() -> None:
+    questions = polled(0, 1.0, 9.0), polled(1, 3.0, 7.0)
+    records, _ = poll_run(6.0, *questions)
+    rest, _ = poll_run(6.0, *questions, recorded={"q0"})
+    (again,) = [record for record in records if record.question_id == "q1"]
+    assert answer_view(rest[0])["polls"] == answer_view(again)["polls"]
+    assert rest[0].num_frames_seen == again.num_frames_seen

@@ -9,7 +9,7 @@ import pytest
 
 from stc_lab.predict.data import StreamDataModule
 from stc_lab.predict.tasks import StreamTask, check_unique_ids, estimated_num_frames, pending_tasks
-from stc_lab.types import Question, Stream
+from stc_lab.types import Polling, Question, Stream
 
 
 def make_stream(name: str, *times_s: float) -> Stream:
@@ -47,3 +47,16 @@ def test_shares_are_disjoint_and_complete() -> None:
     module = StreamDataModule(tasks)
     shares = module.share(0, 2) + module.share(1, 2)
     assert sorted(task.stream.stream_id for task in shares) == [f"s{i}" for i in range(5)]
+
+
+def test_every_window_is_counted_with_the_frames_it_will_be_shown() -> None:
+    questions = (
+        Question("a", 9.0, "?", context_start_s=6.5),
+        Question("b", 3.0, "?", context_start_s=0.0),
+        Question("c", 5.0, "?", polling=Polling(Question("c", 5.0, "now?"), 6.0, 8.0), context_start_s=5.0),
+    )
+    task = StreamTask(Stream("s", Path("s"), questions))
+    assert task.spans() == [(0.0, 3.0), (5.0, 8.0), (6.5, 9.0)]
+    assert task.until_s == 9.0
+    assert estimated_num_frames(task, 1.0) == 4 + 4 + 3
+    assert estimated_num_frames(task, 1.0, duration_s=7.2) == 4 + 3 + 1

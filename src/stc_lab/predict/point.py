@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from stc_lab.benchmarks.base import Benchmark
 from stc_lab.config import build, resolved_accelerator, save_config
 from stc_lab.config.environment import cpu_model
+from stc_lab.predict.clock import Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.predict.data import StreamDataModule
 from stc_lab.predict.identity import claim_run_folder, find_finished, run_settings
 from stc_lab.predict.module import StreamPredictor
@@ -72,7 +73,11 @@ class Point:
             finally:
                 records = collect_records(self.run_dir)
         requested_tokens = build(self.cfg.pruner).num_kept(self.cfg.backbone.tokens_per_frame)
+        clock = Clock(records)
+        write_clock(self.run_dir, clock.responses)
         summary = {**summarize(records, requested_tokens, self.cfg.seed), **self._facts(fingerprint)}
+        summary |= {"clock": clock.summary(self.benchmark.fps), "encoding": encoding_summary(records)}
+        summary["prompt"] = prompt_summary(self.cfg.dataset.get("prompt"), records)
         write_summary(self.run_dir, summary)
         return summary
 

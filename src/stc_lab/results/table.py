@@ -27,7 +27,7 @@ def print_result(console: Console, summary: Summary, baseline: Summary | None = 
         table.add_column("uncompressed", justify="right")
         table.add_column("ratio", justify="right")
     columns = [summary] if baseline is None else [summary, baseline]
-    for section in (_accuracy_rows, _token_rows, _time_rows, _cost_rows):
+    for section in (_accuracy_rows, _token_rows, _time_rows, _clock_rows, _cost_rows):
         for name, cells in section(columns):
             table.add_row(name, *cells)
         table.add_section()
@@ -94,6 +94,18 @@ def _time_rows(columns: list[Summary]) -> Iterator[Row]:
     yield "time to first token (ms)", _times(columns, lambda s: s["ttft_ms"])
 
 
+def _clock_rows(columns: list[Summary]) -> Iterator[Row]:
+    """Runs from before there was a clock have no such rows."""
+    if not all("clock" in summary for summary in columns):
+        return
+    cells = _with_ratio(columns, lambda s: s["clock"]["sustainable_fps"], "{:.2f}".format)
+    yield "frame rate kept up with (1/s)", cells
+    name = f"delay of an answer at {columns[0]['fps']:g} frames/s (s)"
+    yield name, _cells(columns, lambda s: s["clock"]["response_delay_s"], _delay)
+    yield "frames waiting at a question", _cells(columns, lambda s: s["clock"]["backlog_frames"], _most)
+    yield "frames encoded / anew per question", _cells(columns, lambda s: s["encoding"], _encoded)
+
+
 def _cost_rows(columns: list[Summary]) -> Iterator[Row]:
     stages = list(dict.fromkeys(stage for summary in columns for stage in summary["flops_per_frame"]))
     for stage in stages:
@@ -136,3 +148,15 @@ def _accuracy(part: Summary) -> str:
 
 def _missing(summary: Summary) -> str:
     return f"{summary['num_unanswered']} / {summary['num_failed']}"
+
+
+def _delay(delays: dict[str, float]) -> str:
+    return f"{delays['median']:.2f} / {delays['p90']:.2f}"
+
+
+def _most(counts: dict[str, float]) -> str:
+    return f"{counts['median']:.0f}, at most {counts['max']:.0f}"
+
+
+def _encoded(counts: Summary) -> str:
+    return f"{counts['num_frames']} / {counts['num_frames_anew']}"
