@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from stc_lab.backbones.checkpoints import POCKET_FOLDERS, POCKET_ROOT
 from stc_lab.config import Config, validate
 from stc_lab.config.help import describe_choice, group_choices
 
@@ -17,6 +18,10 @@ NEEDS_CUDA = ["trainer.accelerator=cpu"]
 def test_choice_composes_and_is_valid(settings, group, choice):
     cfg = settings(f"{group}={choice}", *REQUIRED.get((group, choice), []), *NEEDS_CUDA)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if group == "backbone" and not (POCKET_ROOT / POCKET_FOLDERS.get(choice, choice)).is_dir():
+        with pytest.raises(ValueError, match="the shipped model is missing"):
+            validate(cfg)
+        return
     validate(cfg)
 
 

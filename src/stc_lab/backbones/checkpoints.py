@@ -19,6 +19,9 @@ HUB_SIZES_GB = {
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 1.8,
     "llava-hf/llava-onevision-qwen2-7b-ov-hf": 16.1,
     "llava-hf/llava-onevision-qwen2-72b-ov-hf": 147,
+    "Mar2Ding/Dispider": 19,
+    "MCG-NJU/StreamForest-Qwen2-7B": 16.1,
+    "MCG-NJU/StreamForest-Drive-Qwen2-7B": 16.1,
 }
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.export import save_dispider
 from stc_lab.backbones.dispider.model import DispiderModel, Rows
 from stc_lab.backbones.dispider.sizes import DispiderSizes
 
-TOKENS_PER_FRAME = 4
 CLIP_FRAMES = 3
 TEXT = {
     "intermediate_size": 40,
@@ -51,7 +53,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def tiny_model(sizes: DispiderSizes = SIZES) -> DispiderModel:
+def new_model(sizes: DispiderSizes = SIZES) -> DispiderModel:
     """Random weights, large enough that attention is not flat."""
     torch.manual_seed(11)
     model = DispiderModel(sizes, Rows(261, 261)).eval()
@@ -62,9 +64,43 @@ def tiny_model(sizes: DispiderSizes = SIZES) -> DispiderModel:
     return model
 
 
-def save_tiny(folder: Path) -> Path:
-    """The checkpoint folder."""
-    return save_dispider(folder, tiny_model(), SIZES, tiny_tokenizer(), lab_settings={"clip_frames": CLIP_FRAMES})
+@pytest.fixture(scope="session")
+def tiny_model() -> DispiderModel:
+    return new_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model: DispiderModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("tiny_dispider")
+    return save_dispider(folder, tiny_model, SIZES, tiny_tokenizer(), lab_settings={"clip_frames": CLIP_FRAMES})
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_folder: Path) -> Callable[..., dict]:
+    """Settings of the tiny backbone; keyword arguments override."""
+
+    def make(**changes) -> dict:
+        return {"checkpoint": str(tiny_folder), "tokens_per_frame": 4, "name": "dispider"} | changes
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_dispider(settings: Callable[..., dict]) -> Callable[..., Dispider]:
+    """The tiny backbone; keyword arguments override its settings."""
+    return lambda **changes: Dispider(**settings(**{"dtype": "float32", **changes}))
+
+
+@pytest.fixture(scope="session")
+def dispider(new_dispider: Callable[..., Dispider]) -> Dispider:
+    return new_dispider()
+
+
+@pytest.fixture(scope="session")
+def frames() -> list[np.ndarray]:
+    """Frames of a stream."""
+    return moving_frames(14)
 
 
 def moving_frames(count: int, seed: int = 3) -> list[np.ndarray]:
