@@ -139,6 +139,8 @@ class FrameReport:
 
     ``vision_batch_size``: frames that passed the tower together; above 1 the vision time is a share, not a latency.
     ``decisions``: those made with this frame about watched questions (see ``stc_lab.backbones.proactive``).
+    ``num_source_frames``: video frames it stands for (2 where the tower takes pairs; the time is the last one's).
+    ``commentary``: what the model said by itself once it had seen this frame.
     """
 
     timestamp_s: float
@@ -150,6 +152,17 @@ class FrameReport:
     flops: dict[str, int] = field(default_factory=dict)
     vision_batch_size: int = field(default=1, compare=False)
     decisions: list[Decision] = field(default_factory=list)
+    num_source_frames: int = 1
+    commentary: list[TimedText] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TimedText:
+    """What was said about the stream from ``start_s`` to ``stop_s``."""
+
+    start_s: float
+    stop_s: float
+    text: str
 
 
 @dataclass
