@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from stc_lab.config import build, conf_dir
+from stc_lab.measure.flops import vision_flops
 
 METHODS = sorted(path.stem for path in (conf_dir() / "cacher").glob("*.yaml"))
 CLOSE = dict(atol=1e-5, rtol=1e-5)
@@ -38,9 +39,12 @@ def test_report_fits_the_frames(cacher, tower, stream):
     encoded = cacher.encode(tower, stream, cacher.new_state())
     assert encoded.features.shape[0] == len(encoded.traces) == len(stream)
     assert bool(encoded.features.isfinite().all())
-    assert encoded.is_reference[0]
+    first = encoded.traces[0]
+    assert first.recomputed is None and first.similarity is None, "there is nothing yet that could be reused"
+    assert first.is_reference == (first.groups is None)
     for trace in encoded.traces:
         assert len(trace.num_recomputed) == tower.num_layers
+        assert 0 < cacher.flops(tower.facts, trace) <= 1.05 * vision_flops(tower.facts)
         for count, indices in zip(trace.num_recomputed, trace.recomputed or [], strict=trace.recomputed is not None):
             assert count == len(indices) and 0 <= count <= tower.num_tokens
             assert bool((indices.diff() > 0).all())

@@ -123,7 +123,7 @@ def test_the_reference_keeps_no_larger_tensor_alive(tower, stream):
     state = STCCacher(chunk_size=8).new_state()
     STCCacher(chunk_size=8).encode(tower, stream, state)
     for reference in state.references:
-        for tensor in (reference.key, reference.value, reference.update):
+        for tensor in (reference.compared, reference.length, reference.value, reference.update):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
@@ -135,7 +135,7 @@ def test_the_reference_keeps_no_larger_tensor_alive(tower, stream):
         ({"threshold": -0.1}, r"cacher.threshold=-0.1.*\[0, 1\]"),
         ({"max_update_ratio": 2}, r"cacher.max_update_ratio=2.*\[0, 1\]"),
         ({"chunk_size": 0}, "cacher.chunk_size=0"),
-        ({"selection": "threshold"}, "cacher.selection=threshold.*'ratio'"),
+        ({"selection": "ratio", "threshold": 0.5}, "cacher.selection=ratio contradicts cacher.threshold=0.5"),
     ],
 )
 def test_mistakes_are_named(settings, message):

@@ -10,10 +10,12 @@ video.reader video.timeout_s
 measure.warmup_frames measure.warmup_questions
 trainer.accelerator trainer.devices trainer.precision trainer.num_threads trainer.profiler
 paths.output_dir paths.cache_dir paths.run_dir
+report.cost report.baseline report.page report.token_maps
 backbone.name backbone.checkpoint backbone.tokens_per_frame backbone.n_local backbone.topk
 backbone.retrieval_chunk_size backbone.max_cached_blocks backbone.offload backbone.upstream_quirks
 backbone.max_new_tokens backbone.answer_reader backbone.revision
 cacher.name cacher.interval cacher.update_ratio cacher.threshold cacher.max_update_ratio cacher.chunk_size
+cacher.feature cacher.metric cacher.reuse cacher.selection_layer cacher.refresh_share cacher.refresh_threshold
 cacher.protect_cls cacher.selection
 pruner.name pruner.budget pruner.keep_ratio pruner.alpha pruner.window
 dataset.name dataset.split dataset.limit dataset.fps dataset.root

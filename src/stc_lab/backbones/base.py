@@ -26,8 +26,10 @@ class Backbone(nn.Module, ABC):
     (rows, columns) of the visual tokens of a frame before pruning, ``tokens_per_frame`` their number.
     ``takes_bare_prompts``: whether questions with ``chat_template=False`` are understood. ``asking_changes_stream``:
     whether a question leaves something behind in the session, so that a resumed stream must be asked it again.
+    ``takes_merged_tokens``: whether :meth:`project_merged` works, so that merging in the tower can replace pooling.
     """
 
+    takes_merged_tokens: ClassVar[bool] = False
     takes_bare_prompts: ClassVar[bool] = False
     asking_changes_stream: ClassVar[bool] = False
     tokens_per_frame: int
@@ -42,7 +44,19 @@ class Backbone(nn.Module, ABC):
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """Raise ``ValueError`` where these methods make no sense together; as cheap as :meth:`check_settings`."""
-        pruner.check(int(settings["tokens_per_frame"]))
+        pruner.check(cls.tokens_to_prune(int(settings["tokens_per_frame"]), cacher))
+
+    @classmethod
+    def tokens_to_prune(cls, tokens_per_frame: int, cacher: Cacher) -> int:
+        """Tokens of a frame that reach the pruner: merged ones where the cacher replaces the pooling by merging.
+
+        Raises ``ValueError`` where it does and this backbone needs its own grid.
+        """
+        if cacher.merged_tokens is None:
+            return tokens_per_frame
+        if not cls.takes_merged_tokens:
+            raise ValueError(f"cacher.output=merged: {cls.__name__} needs its own grid of tokens; use output=grid")
+        return cacher.merged_tokens
 
     @abstractmethod
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamSession:
@@ -55,6 +69,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
         """Tower features [F, T, C] -> visual tokens [F, tokens_per_frame, H] of the language model."""
+
+    def project_merged(self, features: Tensor) -> Tensor:
+        """Features [F, N, C] of merged tokens -> visual tokens [F, N, H]: :meth:`project` without the pooling."""
+        raise ValueError(f"{type(self).__name__} needs its own grid of tokens, not {features.shape[1]} merged ones")
 
     @property
     @abstractmethod

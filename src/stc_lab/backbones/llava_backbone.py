@@ -29,6 +29,8 @@ class CheckpointOptions(Protocol):
 class LlavaBackbone(TextBackbone):
     """A leaf loads the model with :meth:`_load`; ``model`` is the Hugging Face model."""
 
+    takes_merged_tokens = True
+
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Frames, uint8 [H, W, 3] each and of any size -> pixels [F, 3, image size, image size]."""
         return self.loaded.preprocessor(frames, self.device, self.dtype)
@@ -36,6 +38,10 @@ class LlavaBackbone(TextBackbone):
     def project(self, features: Tensor) -> Tensor:
         """Projector, then bilinear pooling to half the rows and columns (27x27 -> 14x14); no newline token."""
         return self.model.model.apply_pooling(self.model.model.multi_modal_projector(features))
+
+    def project_merged(self, features: Tensor) -> Tensor:
+        """Projector alone: what was merged in the tower is not pooled as well."""
+        return self.model.model.multi_modal_projector(features)
 
     @property
     def project_flops(self) -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stc_lab.backbones.base import Backbone
-from stc_lab.cachers.base import Cacher, FrameTrace
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.measure import StageTimer
-from stc_lab.measure.flops import vision_flops
+from stc_lab.measure.flops import patch_embed_flops
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import Answer, FrameReport, Question, VisualTokens
 
@@ -147,16 +147,20 @@ class StreamSession(ABC):
             encoded = self.cacher.encode(backbone.tower, pixels, self._cacher_state)
         with timer.stage("project"):
             self._note_features(encoded.features)
-            projected = backbone.project(encoded.features)
+            project = backbone.project if encoded.sizes is None else backbone.project_merged
+            projected = project(encoded.features)
         latency_ms = _shares(timer.drain(), len(frames))
         pending = []
-        for tokens, time_s, trace, ratio in zip(
-            projected, timestamps_s, encoded.traces, encoded.update_ratio, strict=True
+        sizes = [None] * len(frames) if encoded.sizes is None else encoded.sizes
+        for tokens, merged, time_s, trace, ratio in zip(
+            projected, sizes, timestamps_s, encoded.traces, encoded.update_ratio, strict=True
         ):
             report = FrameReport(time_s, trace.is_reference, ratio, len(tokens), len(tokens), dict(latency_ms))
             report.vision_batch_size = trace.batch_size
-            report.flops = {"vision": self._vision_flops(trace), "project": self.backbone.project_flops}
-            pending.append(_Pending(VisualTokens.full(tokens, backbone.grid, time_s), report))
+            report.flops = {"vision": self._vision_flops(trace), "project": self._project_flops(encoded)}
+            grid = backbone.grid if merged is None else (1, len(tokens))
+            visual = VisualTokens.full(tokens, grid, time_s)
+            pending.append(_Pending(replace(visual, sizes=merged), report))
         return pending
 
     def _finish(self, num_frames: int) -> None:
@@ -182,10 +186,16 @@ class StreamSession(ABC):
         reports, self._reports = self._reports, []
         return reports
 
+    def _project_flops(self, encoded: Encoded) -> int:
+        """A projector's cost grows with its tokens; merged ones are fewer."""
+        flops, num_full = self.backbone.project_flops, self.backbone.tower.num_tokens
+        return flops if encoded.sizes is None else flops * encoded.features.shape[1] // num_full
+
     def _vision_flops(self, trace: FrameTrace) -> int:
         facts = self.backbone.tower.facts
-        selective = None if trace.similarity is None else trace.num_recomputed
-        return vision_flops(facts, selective, facts.patch_size)
+        num_patches = facts.patches_per_token * facts.num_tokens - facts.num_special_tokens
+        embedding = patch_embed_flops(num_patches, facts.hidden_size, facts.patch_size, facts.num_channels)
+        return embedding + self.cacher.flops(facts, trace)
 
 
 def _shares(times: Mapping[str, float], num_frames: int) -> dict[str, float]:

@@ -23,4 +23,4 @@ class NoCacher(Cacher):
         num_frames, num_tokens, _ = x.shape
         for block in tower.blocks:
             x = block(x)
-        return Encoded(x, [dense_trace(tower, num_tokens, num_frames) for _ in range(num_frames)])
+        return Encoded(x, [dense_trace(tower, num_tokens, num_frames) for _ in range(num_frames)], num_tokens)

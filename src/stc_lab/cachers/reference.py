@@ -1,98 +1,82 @@
-"""What a layer remembers of its reference frame, and a layer run against it."""
+"""What a layer remembers of its reference frame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
+from stc_lab.cachers.likeness import Feature, Metric, length, likeness, precise
 from stc_lab.cachers.selection import Selection
 from stc_lab.vision.base import Block
 
-Select = Callable[[Tensor], Selection]
+Reuse = Literal["both", "attention", "mlp"]
+REUSES: tuple[str, ...] = get_args(Reuse)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a layer is run against its reference.
+
+    ``feature`` and ``metric``: what is compared, and how; ``reuse``: which output a token that is not recomputed
+    takes from the reference; ``select``: from the likeness [F, T] to the tokens that are recomputed.
+    """
+
+    feature: Feature
+    metric: Metric
+    reuse: Reuse
+    select: Callable[[Tensor], Selection]
 
 
 @dataclass(frozen=True)
 class LayerReference:
     """One layer of the reference frame, in tensors that keep nothing of a larger batch alive.
 
-    ``key`` and ``value`` [T, C]: projection outputs, all heads together; ``key_length`` [T]; ``update`` [T, C]: what
-    the layer added to the residual stream, attention output plus MLP output. A token that is not recomputed gets
-    just this added, so the sum is all that has to be kept of the two.
+    ``compared`` [T, C]: the feature that later frames are compared with, ``length`` [T] its Euclidean length;
+    ``update`` [T, C]: what a reused token adds to the residual stream: attention output, MLP output, or their sum,
+    which is all that has to be kept of the two; ``key`` and ``value`` [T, C]: projections, all heads together, where
+    attention mixes them because they are not what is compared.
     """
 
-    key: Tensor
-    key_length: Tensor
-    value: Tensor
+    compared: Tensor
+    length: Tensor
     update: Tensor
+    key: Tensor | None = None
+    value: Tensor | None = None
 
-    def similarity(self, key: Tensor) -> Tensor:
-        """Cosine [F, T] of ``key`` [F, T, C] with the reference, token by token, in float32 or better."""
-        key, own = _precise(key), _precise(self.key)
-        return torch.linalg.vecdot(key, own) / (_length(key) * self.key_length)
+    def likeness(self, metric: Metric, current: Tensor) -> Tensor:
+        """Of ``current`` [F, T, C], token by token: [F, T], higher is more alike."""
+        return likeness(metric, current, self.compared, self.length)
 
 
-def run_reference(block: Block, x: Tensor) -> tuple[Tensor, LayerReference]:
+def run_reference(block: Block, x: Tensor, rule: Rule) -> tuple[Tensor, LayerReference]:
     """The whole layer for ``x`` [F, T, C], and what it remembers of the last frame."""
     normed = block.norm1(x)
     key, value = block.key(normed), block.value(normed)
     attended = block.project(block.attend(block.query(normed), key, value))
-    x = x + attended
-    fed = block.mlp(block.norm2(x))
-    last_key = _last(key)
-    reference = LayerReference(last_key, _length(_precise(last_key)), _last(value), attended[-1] + fed[-1])
-    return x + fed, reference
+    after = x + attended
+    fed = block.mlp(block.norm2(after))
+    compared = x[-1].clone() if rule.feature == "hidden" else _last(key if rule.feature == "key" else value)
+    mixes = rule.reuse != "mlp"
+    reference = LayerReference(
+        compared=compared,
+        length=length(precise(compared)),
+        update=_update(attended, fed, rule.reuse),
+        key=_last(key) if mixes and rule.feature != "key" else None,
+        value=_last(value) if mixes and rule.feature != "value" else None,
+    )
+    return after + fed, reference
 
 
-def run_selective(
-    block: Block, x: Tensor, reference: LayerReference, select: Select
-) -> tuple[Tensor, Selection, Tensor]:
-    """The layer for ``x`` [F, T, C] with only selected tokens recomputed; also the selection and the similarity.
-
-    Keys are fresh for all tokens. Query, value, attention, output projection and MLP are computed for the selected
-    tokens; the others keep their present input and add the reference's update. ``x`` must be contiguous.
-    """
-    normed = block.norm1(x)
-    key = block.key(normed)
-    similarity = reference.similarity(key)
-    selection = select(similarity)
-    output = x + reference.update
-    if sum(selection.counts) > 0:
-        rows = selection.rows
-        chosen = _flat(normed).index_select(0, rows)
-        value = reference.value.expand_as(x).clone(memory_format=torch.contiguous_format)
-        _flat(value).index_copy_(0, rows, block.value(chosen))
-        mixed = _attend_per_frame(block, block.query(chosen), key, value, selection.counts)
-        fresh = _flat(x).index_select(0, rows) + block.project(mixed)
-        fresh = fresh + block.mlp(block.norm2(fresh))
-        _flat(output).index_copy_(0, rows, fresh)
-    return output, selection, similarity
-
-
-def _attend_per_frame(block: Block, query: Tensor, key: Tensor, value: Tensor, counts: list[int]) -> Tensor:
-    """Attention of ``query`` [S, C], ``counts`` of them per frame, each over its own frame: [S, C]."""
-    if len(set(counts)) == 1:
-        return block.attend(query.unflatten(0, (len(counts), counts[0])), key, value).flatten(0, 1)
-    parts = query.split(counts)
-    mixed = [block.attend(part[None], key[f : f + 1], value[f : f + 1])[0] for f, part in enumerate(parts) if len(part)]
-    return torch.cat(mixed)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """All frames' tokens end to end, [F, T, C] to [F * T, C]; ``view``, because writes must reach ``x``."""
-    return x.view(-1, x.shape[-1])
+def _update(attended: Tensor, fed: Tensor, reuse: Reuse) -> Tensor:
+    """The part of what the layer added to the last frame that later frames reuse."""
+    if reuse == "both":
+        return attended[-1] + fed[-1]
+    return _last(attended if reuse == "attention" else fed)
 
 
 def _last(x: Tensor) -> Tensor:
     """Last frame of ``x`` [F, T, C]; a copy where it would keep other frames alive."""
     return x[0] if len(x) == 1 else x[-1].clone()
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _length(key: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(key, dim=-1).clamp_min(1e-8)

@@ -20,6 +20,11 @@ class Selection:
     counts: list[int]
     num_tokens: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no token of any frame was chosen."""
+        return not any(self.counts)
+
     def per_frame(self) -> list[Tensor]:
         """Ascending token indices inside each frame."""
         return [rows - f * self.num_tokens for f, rows in enumerate(self.rows.split(self.counts))]

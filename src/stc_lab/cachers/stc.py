@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
-from stc_lab.cachers.reference import LayerReference, run_reference, run_selective
+from stc_lab.cachers.base import Encoded, FrameTrace, dense_trace
+from stc_lab.cachers.reference import LayerReference, Rule, run_reference
 from stc_lab.cachers.selection import Selection, below_threshold, least_similar
-from stc_lab.vision.base import VisionTower
+from stc_lab.cachers.selective import compared_feature, run_selective
+from stc_lab.cachers.stc_cost import comparison_flops, selective_block_flops
+from stc_lab.cachers.stc_options import STCOptions
+from stc_lab.vision.base import TowerFacts, VisionTower
+
+Piece = tuple[Tensor, list[FrameTrace]]
 
 
 @dataclass
@@ -23,8 +27,8 @@ class STCCacherState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class STCCacher(Cacher):
-    """STC-Cacher (arXiv 2512.00891, section 3), in the key variant of the released code.
+class STCCacher(STCOptions):
+    """STC-Cacher (arXiv 2512.00891, section 3), by default in the key variant of the released code.
 
     Frames come in chunks of ``chunk_size``. Chunk 0, ``interval``, 2 * ``interval``, ... is computed in full, and
     its last frame becomes the reference; ``interval=None`` keeps the first one for the whole stream. In any other
@@ -33,6 +37,15 @@ class STCCacher(Cacher):
     below it, at most a share ``max_update_ratio`` (a frame equal to the reference then recomputes none). The others
     keep the reference's value, attention output and MLP output on top of their own input.
 
+    The axes of the ablations (tables 4 to 8, figure 7): ``feature`` compares keys, values or the layer's input
+    (``hidden``); what is compared is fresh for all tokens, and keys or values that are not compared are the
+    reference's for tokens that are not recomputed. ``metric``: distances and plain products select by ratio only.
+    ``reuse``: only the attention output or only the MLP output is reused, the other computed for all tokens.
+    ``selection_layer``: layers after it take over its selection; those before select for themselves.
+    ``refresh_share``: a frame is a scene cut when more than this share of its tokens has a cosine below
+    ``refresh_threshold`` in the first layer; it is then computed in full and becomes the reference, and the regular
+    ones come as before.
+
     ``chunk_size`` above 1 runs several frames as one batch, where throughput counts and latency does not. A frame's
     chunk follows from its number in the stream alone: a chunk that arrives in several calls, or is cut short by the
     end of the stream, runs in its own mode, and no result depends on how frames are divided over calls.
@@ -40,74 +53,88 @@ class STCCacher(Cacher):
     any token and, being equal in every frame at the input, stay as in the reference (as released).
     """
 
-    interval: int | None = 2
-    update_ratio: float = 0.25
-    threshold: float | None = None
-    max_update_ratio: float = 1.0
-    chunk_size: int = 1
-    protect_cls: bool = True
-    selection: Literal["ratio", "threshold"] | None = None
-    name: str = "stc"
-
-    def __post_init__(self) -> None:
-        if self.interval is not None and self.interval < 1:
-            raise ValueError(f"cacher.interval={self.interval}: must be at least 1, or null for one reference only")
-        if self.chunk_size < 1:
-            raise ValueError(f"cacher.chunk_size={self.chunk_size}: must be at least 1")
-        for field in ("update_ratio", "threshold", "max_update_ratio"):
-            value = getattr(self, field)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"cacher.{field}={value}: must lie in [0, 1]")
-        self._derive_selection()
-
-    def _derive_selection(self) -> None:
-        derived = "ratio" if self.threshold is None else "threshold"
-        if self.selection not in (None, derived):
-            raise ValueError(
-                f"cacher.selection={self.selection}: follows from cacher.threshold={self.threshold} and must be "
-                f"'{derived}' here (set the threshold, or null for a fixed ratio)"
-            )
-        object.__setattr__(self, "selection", derived)
-
     def new_state(self) -> STCCacherState:
         return STCCacherState()
 
     def run(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Encoded:
+        self._check(tower, x, state)
         pieces, traces = [], []
-        x = x.contiguous()
+        x, num_tokens = x.contiguous(), x.shape[1]
         while len(x):
             size = self.chunk_size - state.num_frames % self.chunk_size
             piece, more = self._run_chunk(tower, x[:size], state)
             pieces.append(piece)
             traces += more
             x = x[size:]
-        return Encoded(pieces[0] if len(pieces) == 1 else torch.cat(pieces), traces)
+        return Encoded(pieces[0] if len(pieces) == 1 else torch.cat(pieces), traces, num_tokens)
 
-    def _run_chunk(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> tuple[Tensor, list[FrameTrace]]:
+    def flops(self, facts: TowerFacts, trace: FrameTrace) -> int:
+        if trace.similarity is None:
+            return super().flops(facts, trace)
+        layers = enumerate(zip(trace.num_recomputed, trace.similarity, strict=True))
+        blocks = sum(
+            selective_block_flops(facts, layer, count, self.feature, self.reuse, similarity is not None)
+            for layer, (count, similarity) in layers
+        )
+        return blocks if self.refresh_share is None else blocks + comparison_flops(facts, self.feature)
+
+    def _check(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> None:
+        if self.selection_layer is not None and self.selection_layer >= len(tower.blocks):
+            raise ValueError(f"cacher.selection_layer={self.selection_layer}: the tower has {len(tower.blocks)} layers")
+        if state.references and state.references[0].update.shape != x.shape[1:]:
+            kept = tuple(state.references[0].update.shape)
+            raise ValueError(f"frames of {tuple(x.shape[1:])} (tokens, width) after {kept}: start a new stream")
+
+    def _run_chunk(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
         """Frames ``x`` [F, T, C] that belong to one chunk."""
         chunk = state.num_frames // self.chunk_size
         is_reference = chunk == 0 if self.interval is None else chunk % self.interval == 0
         state.num_frames += len(x)
-        return self._full(tower, x, state) if is_reference else self._selective(tower, x, state)
+        if is_reference:
+            return self._full(tower, x, state)
+        return self._selective(tower, x, state) if self.refresh_share is None else self._watchful(tower, x, state)
 
-    def _full(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> tuple[Tensor, list[FrameTrace]]:
+    def _full(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
         traces = [dense_trace(tower, x.shape[1], len(x)) for _ in x]
-        state.references = []
+        state.references, rule = [], self._rule(tower)
         for block in tower.blocks:
-            x, reference = run_reference(block, x)
+            x, reference = run_reference(block, x, rule)
             state.references.append(reference)
         return x, traces
 
-    def _selective(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> tuple[Tensor, list[FrameTrace]]:
-        num_protected = tower.num_special_tokens if self.protect_cls else 0
+    def _selective(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
         traces = [FrameTrace(False, [], [], [], batch_size=len(x)) for _ in x]
-        for block, reference in zip(tower.blocks, state.references, strict=True):
-            x, chosen, similarity = run_selective(block, x, reference, lambda s: self._select(s, num_protected))
+        rule, shared = self._rule(tower), None
+        for index, (block, reference) in enumerate(zip(tower.blocks, state.references, strict=True)):
+            x, chosen, similarity = run_selective(block, x, reference, rule, shared)
+            shared = chosen if index == self.selection_layer else shared
             for frame, indices in enumerate(chosen.per_frame()):
                 traces[frame].num_recomputed.append(chosen.counts[frame])
                 traces[frame].recomputed.append(indices)
-                traces[frame].similarity.append(similarity[frame])
+                traces[frame].similarity.append(None if similarity is None else similarity[frame])
         return x, traces
+
+    def _watchful(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
+        """Frames ``x`` [F, T, C], each of which may turn out to be a scene cut and the reference of what follows."""
+        pieces, traces = [], []
+        while len(x):
+            cuts = self._changed_share(tower, x, state).gt(self.refresh_share).nonzero().flatten().tolist()
+            until = cuts[0] if cuts else len(x)
+            piece, more = self._selective(tower, x[:until], state) if until else self._full(tower, x[:1], state)
+            pieces.append(piece)
+            traces += more
+            x = x[max(1, until) :]
+        return torch.cat(pieces), traces
+
+    def _changed_share(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Tensor:
+        """Share [F] of the tokens of ``x`` [F, T, C] unlike the reference in the first layer."""
+        block = tower.blocks[0]
+        current = compared_feature(self.feature, block, x, block.norm1(x))
+        return state.references[0].likeness("cosine", current).lt(self.refresh_threshold).float().mean(1)
+
+    def _rule(self, tower: VisionTower) -> Rule:
+        num_protected = tower.num_special_tokens if self.protect_cls else 0
+        return Rule(self.feature, self.metric, self.reuse, lambda similarity: self._select(similarity, num_protected))
 
     def _select(self, similarity: Tensor, num_protected: int) -> Selection:
         if self.threshold is None:

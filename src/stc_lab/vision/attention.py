@@ -21,6 +21,16 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
     return attend(query, key, value, scale).transpose(1, 2).flatten(2)
 
 
+def weighted_attention(
+    query: Tensor, key: Tensor, value: Tensor, weights: Tensor, num_heads: int, scale: float
+) -> Tensor:
+    """The same where key t counts ``weights`` [F, T] times, as if it stood there so often (ToMe, section 3)."""
+    query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
+    bias = weights.log().to(query.dtype)[:, None, None, :].expand(-1, -1, query.shape[-2], -1)
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stc_lab.vision.attention import multi_head_attention
+from stc_lab.vision.attention import multi_head_attention, weighted_attention
 from stc_lab.vision.base import Block, TowerFacts, VisionTower
 
 
@@ -30,6 +30,9 @@ class PreNormBlock(Block):
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return multi_head_attention(query, key, value, self._attention.num_heads, self._attention.scale)
 
+    def attend_weighted(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+        return weighted_attention(query, key, value, weights, self._attention.num_heads, self._attention.scale)
+
     def project(self, mixed: Tensor) -> Tensor:
         return self._attention.out_proj(mixed)
 
@@ -52,6 +55,7 @@ class PreNormTower(VisionTower):
     """
 
     num_special = 0
+    can_merge = True
 
     def __init__(self, model: nn.Module, feature_layer: int = -1) -> None:
         self._root = getattr(model, "vision_model", model)

@@ -1,0 +1,71 @@
+"""Bipartite soft matching of ToMe: which tokens of a frame become one, and what is carried along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One merging step of F frames with T tokens each, of which r end in another.
+
+    ``kept`` [F, K]: even positions that stay, in output order; ``merged`` [F, r]: even positions that go;
+    ``targets`` [F, r]: the odd position (counted among the odd ones) that each goes into. The output holds the kept
+    tokens, then all odd ones: T - r.
+    """
+
+    kept: Tensor
+    merged: Tensor
+    targets: Tensor
+
+    def apply(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Size-weighted means of ``x`` [F, T, C], and the ``sizes`` [F, T] added up."""
+        weighted = self._sum(x * sizes.unsqueeze(-1).to(x.dtype))
+        total = self._sum(sizes.unsqueeze(-1))
+        return weighted / total.to(x.dtype), total.squeeze(-1)
+
+    def follow(self, groups: Tensor) -> Tensor:
+        """``groups`` [F, T0] of original tokens, as positions before this step, to positions after it."""
+        num_kept, num_tokens = self.kept.shape[1], self.kept.shape[1] + self.merged.shape[1]
+        places = torch.empty(len(groups), num_tokens, dtype=torch.long, device=groups.device)
+        stays = torch.arange(num_kept, device=groups.device).expand_as(self.kept)
+        places.scatter_(1, torch.div(self.kept, 2, rounding_mode="floor"), stays)
+        places.scatter_(1, torch.div(self.merged, 2, rounding_mode="floor"), self.targets + num_kept)
+        half = torch.div(groups, 2, rounding_mode="floor")
+        return torch.where(groups % 2 == 0, places.gather(1, half.clamp_max(num_tokens - 1)), half + num_kept)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Sums over what becomes one: [F, T, C] to [F, T - r, C]."""
+        width = x.shape[-1]
+        kept = x.gather(1, _wide(self.kept, width))
+        odd = x[:, 1::2].scatter_add(1, _wide(self.targets, width), x.gather(1, _wide(self.merged, width)))
+        return torch.cat([kept, odd], 1)
+
+
+def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
+    """Pairs for one step (ToMe, arXiv 2210.09461, section 3, in the order of the released code).
+
+    ``metric`` [F, T, D]. Tokens at even positions look for the most cosine-similar token at an odd one; the
+    ``num_merged`` most similar pairs merge, at most half of the tokens. A class token (position 0) never merges,
+    and with one the others stay in ascending order, otherwise by descending similarity.
+    """
+    num_even = (metric.shape[1] + 1) // 2
+    num_merged = min(num_merged, (metric.shape[1] - has_class_token) // 2)
+    unit = normalize(metric, dim=-1)
+    scores = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    best, targets = scores.max(-1)
+    if has_class_token:
+        best[:, 0] = -torch.inf
+    order = best.argsort(dim=1, descending=True, stable=True)
+    merged, kept = order.split([num_merged, num_even - num_merged], 1)
+    if has_class_token:
+        kept = kept.sort(dim=1).values
+    return Merge(kept * 2, merged * 2, targets.gather(1, merged))
+
+
+def _wide(indices: Tensor, width: int) -> Tensor:
+    return indices.unsqueeze(-1).expand(-1, -1, width)
