@@ -11,7 +11,14 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from stc_lab.results.frontier import make_frontier
-from stc_lab.results.pareto import line_labels, non_dominated, read_sweep
+from stc_lab.config.schema import ReportSettings
+from stc_lab.results.axes import COSTS
+from stc_lab.results.hypervolume import hypervolume, hypervolumes
+from stc_lab.results.labels import line_labels
+from stc_lab.results.pareto import TIMING_COLUMNS, non_dominated, read_sweep
+
+
+NO_PAGE = ReportSettings(page=False)  # the page has tests of its own
 
 
 def add_run(folder: Path, accuracy: float | None, frame_ms: float, **settings) -> None:
@@ -73,7 +80,7 @@ def test_sweep_counts_equal_runs_once_and_names_what_it_leaves_out(sweep_dir: Pa
     (sweep_dir / "copy" / "duplicate_of.json").write_text("{}")
     sweep = read_sweep(sweep_dir)
     assert len(sweep.points) == 5
-    assert sweep.left_out == {"broken": "it broke", "killed": "not finished: no summary"}
+    assert sweep.left_out == {"broken": "it broke", "killed": "not finished: 0 questions recorded, no summary"}
     assert set(sweep.points.loc[sweep.points["is_non_dominated"], "requested_tokens"]) == {16, 64, 196}
 
 
@@ -86,7 +93,7 @@ def test_lines_are_named_after_what_differs_but_the_budget() -> None:
 
 def test_files_and_picture(sweep_dir: Path) -> None:
     with (sweep_dir / "out.txt").open("w") as file:
-        make_frontier(sweep_dir, Console(file=file, width=200))
+        make_frontier(sweep_dir, Console(file=file, width=200), settings=NO_PAGE)
     content = json.loads((sweep_dir / "pareto.json").read_text())
     assert set(content["non_dominated"]) == {"random0", "stc0", "stc1", "full"}
     assert len((sweep_dir / "pareto.csv").read_text().splitlines()) == 6
@@ -96,5 +103,68 @@ def test_files_and_picture(sweep_dir: Path) -> None:
 
 def test_a_sweep_without_scored_runs_still_gives_its_files(tmp_path: Path) -> None:
     add_run(tmp_path / "unlabelled", None, 3.0)
-    make_frontier(tmp_path, Console(file=(tmp_path / "out.txt").open("w")))
+    make_frontier(tmp_path, Console(file=(tmp_path / "out.txt").open("w")), settings=NO_PAGE)
     assert json.loads((tmp_path / "pareto.json").read_text())["non_dominated"] == []
+
+
+def test_hypervolume_by_hand() -> None:
+    """Two steps: 0.5 high from cost 2 to 4, 0.8 high from 4 to 10."""
+    accuracy, cost = [0.8, 0.5, 0.4, 0.99, np.nan], [4.0, 2.0, 3.0, 11.0, 1.0]
+    assert hypervolume(accuracy, cost, 0.0, 10.0) == pytest.approx(0.5 * 2 + 0.8 * 6)
+    assert hypervolume(accuracy, cost, 0.6, 10.0) == pytest.approx(0.2 * 6)
+    assert hypervolume([0.5], [10.0], 0.0, 10.0) == 0
+
+
+def test_hypervolume_equals_a_count_of_cells() -> None:
+    rng = np.random.default_rng(1)
+    accuracy, cost = rng.integers(1, 10, 12), rng.integers(0, 10, 12)
+    cells = sum(any(accuracy > row) and min(cost[accuracy > row]) <= column for row in range(10) for column in range(10))
+    assert hypervolume(accuracy, cost, 0, 10) == cells
+
+
+def test_hypervolume_is_measured_against_the_uncompressed_run_of_the_backbone(sweep_dir: Path) -> None:
+    (part,) = hypervolumes(read_sweep(sweep_dir).points, COSTS["latency"])
+    assert part["reference"] == {"run": "full", "accuracy": 0.82, "latency_ms": 30.0}
+    assert part["by_label"]["none + stc"]["share"] == pytest.approx((0.6 * 4 + 0.8 * 16) / (0.82 * 30))
+    assert part["all"]["share"] > part["by_label"]["none + stc"]["share"] > part["by_label"]["none + random"]["share"]
+    assert part["all"]["beyond"] == 0
+
+
+def test_the_cost_decides_who_is_on_the_frontier(sweep_dir: Path) -> None:
+    add_run(sweep_dir / "slow", 0.81, 90.0, **{"pruner.num_tokens": 32})
+    by_cost = {cost: read_sweep(sweep_dir, cost).points for cost in ("latency", "tokens", "flops")}
+    fronts = {cost: set(points.loc[points["is_non_dominated"], "run"]) for cost, points in by_cost.items()}
+    assert "slow" not in fronts["latency"]
+    assert "slow" in fronts["tokens"]
+    assert fronts["flops"] == {"full"}
+    with pytest.raises(ValueError, match=r"report.cost=speed: must be one of latency, flops"):
+        read_sweep(sweep_dir, "speed")
+
+
+def test_runs_on_other_questions_or_devices_are_not_compared(sweep_dir: Path) -> None:
+    add_run(sweep_dir / "other", 0.99, 1.0, **{"dataset.name": "other"})
+    add_run(sweep_dir / "shorter", 0.98, 1.0, data_digest="of fewer videos")
+    points = read_sweep(sweep_dir).points
+    assert points["benchmark"].nunique() == 3
+    assert set(points.loc[points["is_non_dominated"], "run"]) == {"other", "shorter", "random0", "stc0", "stc1", "full"}
+
+
+def test_several_sweeps_in_one_table(sweep_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    second = tmp_path_factory.mktemp("second")
+    add_run(second / "new", 0.7, 11.0, **{"pruner.num_tokens": 32})
+    add_run(second / "again", 0.8, 14.0, **{"pruner.num_tokens": 64})
+    sweep = read_sweep([sweep_dir, second])
+    assert len(sweep.points) == 6
+    assert f"{second.name}/new" in set(sweep.points["run"])
+    with pytest.raises(ValueError, match="no such folder"):
+        read_sweep([sweep_dir, second / "nowhere"])
+
+
+def test_the_order_of_rows_does_not_depend_on_times(tmp_path: Path) -> None:
+    orders = []
+    for folder, times in ((tmp_path / "a", (1.0, 2.0, 3.0)), (tmp_path / "b", (3.0, 1.0, 2.0))):
+        for tokens, frame_ms in zip((16, 64, 128), times, strict=True):
+            add_run(folder / f"t{tokens}", 0.5, frame_ms, **{"pruner.num_tokens": tokens})
+        points = read_sweep(folder).points.drop(columns=[*TIMING_COLUMNS, "is_non_dominated"])
+        orders.append(points.to_csv())
+    assert orders[0] == orders[1]

@@ -85,5 +85,5 @@ def test_few_streams_never_look_more_certain_than_independent_questions() -> Non
 
 def test_distribution() -> None:
     values = distribution(list(range(1, 102)))
-    assert values == {"median": 51, "p90": 91, "iqr": 50, "mean": 51, "num": 101}
+    assert values == {"median": 51, "p25": 26, "p75": 76, "p90": 91, "iqr": 50, "mean": 51, "num": 101}
     assert distribution([]) is None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stc_lab.results.axes import COSTS
+
 READERS = ("decord", "pyav")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 PRECISIONS = ("32-true", "bf16-true", "16-true")
@@ -58,6 +60,16 @@ class PathSettings:
 
 
 @dataclass
+class ReportSettings:
+    """What is made of a multirun when it is through."""
+
+    cost: str = setting("latency", choices=tuple(COSTS))
+    baseline: str = "auto"
+    page: bool = True
+    token_maps: int = setting(6, minimum=0)
+
+
+@dataclass
 class Config:
     """A whole run. The groups typed ``Any`` are checked against the class they name in ``_target_``."""
 
@@ -70,6 +82,7 @@ class Config:
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     paths: PathSettings = field(default_factory=PathSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     backbone: Any = None
     cacher: Any = None
     pruner: Any = None

@@ -1,46 +1,72 @@
-"""From a sweep folder to files, picture and table."""
+"""From sweep folders to files, picture, page and table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from stc_lab.config.schema import ReportSettings
+from stc_lab.results.axes import Cost
 from stc_lab.results.frontier_plot import plot_frontier
 from stc_lab.results.pareto import Sweep, read_sweep, write_pareto
 from stc_lab.results.table import format_accuracy, format_count
 from stc_lab.results.terminal import result_console
 
+PICTURE_FILE = "pareto.png"
 
-def make_frontier(sweep_dir: Path, console: Console | None = None) -> Sweep:
-    """Write ``pareto.{csv,json,png}`` for the finished runs below ``sweep_dir`` and print them.
 
-    Without any finished run only the reasons are printed.
+def make_frontier(
+    folders: Path | Sequence[Path],
+    console: Console | None = None,
+    out: Path | None = None,
+    settings: ReportSettings | None = None,
+) -> Sweep:
+    """Write ``pareto.{csv,json,png}`` and ``report.html`` for the finished runs below ``folders``, and print them.
+
+    The files go to ``out``, which may be left away for a single folder. Without any finished run only the reasons are
+    printed. Raises ``ValueError`` for a folder that does not exist and for an unknown cost or baseline.
     """
-    console = console or result_console()
-    sweep = read_sweep(sweep_dir)
+    console, settings = console or result_console(), settings or ReportSettings()
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    out = out or folders[0]
+    sweep = read_sweep(folders, settings.cost)
     if len(sweep.points):
-        files = write_pareto(sweep, sweep_dir)
-        plot_frontier(sweep.points, sweep_dir / "pareto.png")
-        console.print(_table(sweep.points))
-        names = ", ".join([*(file.name for file in files), "pareto.png"])
-        console.print(f"{names} in {sweep_dir}", highlight=False, soft_wrap=True)
+        out.mkdir(parents=True, exist_ok=True)
+        files = _write(sweep, out, settings)
+        console.print(_table(sweep.points, sweep.cost))
+        console.print(f"{', '.join(file.name for file in files)} in {out}", highlight=False, soft_wrap=True)
     for run, reason in sweep.left_out.items():
         console.print(f"left out: {run}: {reason}", highlight=False, soft_wrap=True, markup=False)
     return sweep
 
 
-def _table(points: pd.DataFrame) -> Table:
-    table = Table(title="runs of the sweep; * : no other run is both as accurate and as fast", title_justify="left")
+def _write(sweep: Sweep, out: Path, settings: ReportSettings) -> list[Path]:
+    files = write_pareto(sweep, out)
+    plot_frontier(sweep.points, out / PICTURE_FILE, sweep.cost)
+    files.append(out / PICTURE_FILE)
+    if settings.page:
+        from stc_lab.report.page import write_page  # plotly is only loaded where a page is made
+
+        files.append(write_page(sweep, out, settings))
+    return files
+
+
+def _table(points: pd.DataFrame, cost: Cost) -> Table:
+    title = f"runs; * : not dominated in accuracy and {cost.name}"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("cacher + pruner", overflow="fold")
     for name in ("tokens", "accuracy, 95 % interval", "frame ms", "TTFT ms", "FLOPs/frame"):
         table.add_column(name, justify="right", no_wrap=True)
+    several = points["benchmark"].nunique() > 1
     for _, point in points.iterrows():
-        table.add_row("*" if point["is_non_dominated"] else "", point["label"], *_numbers(point))
+        label = f"{point['label']} [{point['benchmark']}]" if several else point["label"]
+        table.add_row("*" if point["is_non_dominated"] else "", escape(label), *_numbers(point))
     return table
 
 

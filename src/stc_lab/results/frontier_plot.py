@@ -1,4 +1,4 @@
-"""The picture of a multirun: accuracy against time per frame."""
+"""The picture of a multirun: accuracy against a cost."""
 
 from __future__ import annotations
 
@@ -10,78 +10,98 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stc_lab.results.axes import Cost
+
 # Okabe-Ito: distinguishable with colour vision deficiencies and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+TRIVIAL_COLORS = ("#8c8c8c", "#b07d56", "#7d8ca3", "#a8a06a")
 UNCOMPRESSED_COLOR = "#555555"
+PANEL_SIZE = (9, 5.6)
 
 
-def plot_frontier(points: pd.DataFrame, path: Path) -> None:
-    """Draw ``points`` (see :func:`stc_lab.results.pareto.read_sweep`) into a PNG.
+def plot_frontier(points: pd.DataFrame, path: Path, cost: Cost) -> None:
+    """Draw ``points`` (see :func:`stc_lab.results.pareto.read_sweep`) into a PNG, one panel per benchmark.
 
-    One line per method over its budgets with the 95 % interval of the accuracy; the uncompressed run as a star;
-    a ring around every point that no other beats, and a step line through them. Points without scored
-    questions or without timed frames are not drawn.
+    One line per method over its budgets with the 95 % interval of the accuracy and, for a time, its middle half; the
+    uncompressed run as a star; trivial baselines dashed; a ring around every point that no other beats, and a step
+    line through them. Points without scored questions or without a value of the cost are not drawn.
     """
-    drawn = points.dropna(subset=["accuracy", "latency_ms"])
-    figure = Figure(figsize=(9, 5.6), dpi=150, layout="constrained")
+    drawn = points.dropna(subset=["accuracy", cost.column])
+    names = sorted(drawn["benchmark"].unique()) or [None]
+    figure = Figure(figsize=(PANEL_SIZE[0], PANEL_SIZE[1] * len(names)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _draw_frontier(axes, drawn[drawn["is_non_dominated"]])
-    methods = drawn[~drawn["is_uncompressed"]]
-    for number, (label, line) in enumerate(methods.groupby("label", sort=True)):
-        _draw_line(axes, line.sort_values("achieved_tokens"), label, number)
-    for _, point in drawn[drawn["is_uncompressed"]].iterrows():
-        _draw_uncompressed(axes, point)
-    _dress(axes, drawn)
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        _draw_panel(axes, drawn[drawn["benchmark"] == name], cost)
     figure.savefig(path)
 
 
-def _draw_line(axes: Axes, line: pd.DataFrame, label: str, number: int) -> None:
-    color, marker = COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
+def _draw_panel(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
+    _draw_frontier(axes, points[points["is_non_dominated"]], cost)
+    for is_trivial, lines in points[~points["is_uncompressed"]].groupby("is_trivial"):
+        for number, (label, line) in enumerate(lines.groupby("label", sort=True)):
+            _draw_line(axes, line.sort_values("achieved_tokens"), cost, label, number, is_trivial)
+    for _, point in points[points["is_uncompressed"]].iterrows():
+        _draw_uncompressed(axes, point, cost)
+    _dress(axes, points, cost)
+
+
+def _draw_line(axes: Axes, line: pd.DataFrame, cost: Cost, label: str, number: int, is_trivial: bool) -> None:
+    colors = TRIVIAL_COLORS if is_trivial else COLORS
+    color, marker = colors[number % len(colors)], MARKERS[(number + number // len(colors)) % len(MARKERS)]
     axes.errorbar(
-        line["latency_ms"], 100 * line["accuracy"], yerr=_error_bars(line), label=label,
+        line[cost.column], 100 * line["accuracy"], yerr=_error_bars(line), xerr=_spread(line, cost), label=label,
         color=color, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8, capsize=2.5,
+        linestyle="--" if is_trivial else "-",
     )  # fmt: skip
-    for _, point in line.iterrows():
+    for _, point in line.dropna(subset=["achieved_tokens"]).iterrows():
         axes.annotate(
-            f"{point['achieved_tokens']:.0f}", (point["latency_ms"], 100 * point["accuracy"]),
+            f"{point['achieved_tokens']:.0f}", (point[cost.column], 100 * point["accuracy"]),
             xytext=(5, 5), textcoords="offset points", fontsize=8, color=color,
         )  # fmt: skip
 
 
-def _draw_uncompressed(axes: Axes, point: pd.Series) -> None:
+def _draw_uncompressed(axes: Axes, point: pd.Series, cost: Cost) -> None:
+    row = point.to_frame().T
     axes.errorbar(
-        [point["latency_ms"]], [100 * point["accuracy"]], yerr=_error_bars(point.to_frame().T),
+        [point[cost.column]], [100 * point["accuracy"]], yerr=_error_bars(row), xerr=_spread(row, cost),
         label=f"uncompressed ({point['achieved_tokens']:.0f} tokens)", color=UNCOMPRESSED_COLOR,
         marker="*", markersize=14, linestyle="none", elinewidth=0.8, capsize=2.5,
     )  # fmt: skip
     axes.axhline(100 * point["accuracy"], color=UNCOMPRESSED_COLOR, linewidth=0.8, linestyle=":")
 
 
-def _draw_frontier(axes: Axes, front: pd.DataFrame) -> None:
-    front = front.sort_values("latency_ms")
+def _draw_frontier(axes: Axes, front: pd.DataFrame, cost: Cost) -> None:
+    front = front.sort_values(cost.column)
     accuracy = 100 * front["accuracy"]
-    axes.step(front["latency_ms"], accuracy, where="post", color="0.75", linewidth=5, alpha=0.6, zorder=0)
+    axes.step(front[cost.column], accuracy, where="post", color="0.75", linewidth=5, alpha=0.6, zorder=0)
     axes.scatter(
-        front["latency_ms"], accuracy, s=150, facecolors="none", edgecolors="0.25", linewidths=1.2, zorder=4,
+        front[cost.column], accuracy, s=150, facecolors="none", edgecolors="0.25", linewidths=1.2, zorder=4,
         label="not dominated",
     )  # fmt: skip
 
 
 def _error_bars(points: pd.DataFrame) -> np.ndarray:
-    accuracy = points["accuracy"].astype(float)
-    low = accuracy - points["accuracy_low"].astype(float)
-    high = points["accuracy_high"].astype(float) - accuracy
-    return 100 * np.clip(np.stack([low, high]), 0, None)
+    return 100 * bars(points["accuracy"], points["accuracy_low"], points["accuracy_high"])
 
 
-def _dress(axes: Axes, points: pd.DataFrame) -> None:
+def _spread(points: pd.DataFrame, cost: Cost) -> np.ndarray | None:
+    return bars(points[cost.column], *(points[name] for name in cost.spread)) if cost.spread else None
+
+
+def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Lengths [2, N] of error bars below and above; none where an end is unknown or on the wrong side."""
+    value, low, high = (series.astype(float).to_numpy() for series in (value, low, high))
+    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
+
+
+def _dress(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
     num_questions = sorted(points["num_questions"].unique()) if len(points) else []
     questions = f"{num_questions[0]}" if len(num_questions) == 1 else "different numbers of"
-    datasets = ", ".join(sorted(points["dataset"].unique()))
-    axes.set_title(f"{datasets}: accuracy against time per frame, {questions} questions", fontsize=13)
-    axes.set_xlabel("mean time per frame, preprocess to prefill (ms)", fontsize=12)
+    name = next(iter(points["benchmark"]), "no scored runs")
+    questions = "" if "questions" in name else f", {questions} questions"
+    axes.set_title(f"{name}: accuracy against {cost.name}{questions}", fontsize=13)
+    axes.set_xlabel(cost.label + ("; bars: middle half" if cost.spread else ""), fontsize=12)
     axes.set_ylabel("accuracy (%), bars: 95 % interval", fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(True, color="0.9")

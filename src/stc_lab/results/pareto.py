@@ -1,59 +1,68 @@
-"""The points of a multirun, and which of them no other point beats."""
+"""The points of one or several multiruns, and which of them no other point beats."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stc_lab.failures import ERROR_FILE
-from stc_lab.results.layout import BASELINE_DIR, DUPLICATE_FILE, IDENTITY_FILE
+from stc_lab.results.axes import ACCURACY, COSTS, Cost, cost_of
+from stc_lab.results.hypervolume import hypervolumes
+from stc_lab.results.labels import line_labels
 from stc_lab.results.records import write_text_atomically
-from stc_lab.results.summary import SUMMARY_FILE, read_summary
+from stc_lab.results.runs import GROUPS, Found, Run, find_runs
 
-BUDGET_KEYS = ("pruner.num_tokens",)
-NAME_KEYS = ("backbone.name", "cacher.name", "pruner.name", "dataset.name")
-
-AXES = {
-    "accuracy": "share of scored questions answered right, failed and unanswered counted as wrong; higher is better",
-    "latency_ms": "mean time of one frame after warm-up, preprocess to prefill, without decoding; lower is better",
-}
+TRIVIAL_PRUNERS = ("random", "uniform", "downsample", "recent")
+TRIVIAL_BACKBONES = ("recent",)
+TIMING_COLUMNS = (
+    *("latency_ms", "latency_median_ms", "latency_p25_ms", "latency_p75_ms", "latency_p90_ms"),
+    *("ttft_ms", "ttft_p25_ms", "ttft_p75_ms", "peak_mem_gib"),
+)
+"""Columns that differ from one execution to the next; with a time as cost, so may ``is_non_dominated``."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What lies in a sweep folder: one row per distinct finished run, and the reason for every other folder."""
+    """One row per distinct finished run, and the reason for every other folder.
+
+    Points are compared within their ``benchmark``: the same questions, on the same device.
+    """
 
     points: pd.DataFrame
     left_out: dict[str, str]
+    cost: Cost = COSTS["latency"]
+    runs: dict[str, Run] = field(default_factory=dict)
 
 
-def read_sweep(sweep_dir: Path) -> Sweep:
-    """Gather the finished runs below ``sweep_dir`` and their baselines; equal runs count once.
+def read_sweep(folders: Path | Sequence[Path], cost: str = "latency") -> Sweep:
+    """Gather the finished runs of the folders and their baselines; equal runs count once.
 
-    Runs that failed, and runs that are not finished, are left out and named with their reason.
+    Raises ``ValueError`` for a folder that does not exist and for an unknown ``cost``.
     """
-    failed = _failures(sweep_dir)
-    left_out, rows, settings = dict(failed), {}, {}
-    for folder in sorted(path for path in sweep_dir.iterdir() if path.is_dir()):
-        if folder.name not in failed and (folder / IDENTITY_FILE).is_file():
-            if (folder / SUMMARY_FILE).is_file():
-                _add_run(folder, sweep_dir, rows, settings)
-            elif not (folder / DUPLICATE_FILE).is_file():
-                left_out[folder.name] = "not finished: no summary"
-        if (folder / BASELINE_DIR / SUMMARY_FILE).is_file():
-            _add_run(folder / BASELINE_DIR, sweep_dir, rows, settings)
-    labels = line_labels(list(settings.values()))
-    table = pd.DataFrame([{"label": label, **row} for label, row in zip(labels, rows.values(), strict=True)])
-    if len(table):
-        table["is_non_dominated"] = non_dominated(table["accuracy"], table["latency_ms"])
-        table = table.sort_values(["label", "latency_ms"], ignore_index=True)
-    return Sweep(table, left_out)
+    return as_sweep(find_runs([folders] if isinstance(folders, Path) else folders), cost)
+
+
+def as_sweep(found: Found, cost: str = "latency") -> Sweep:
+    """The points of runs that were gathered, with their labels and the non-dominated set under ``cost``."""
+    axis = cost_of(cost)
+    benchmarks = benchmark_names(found.runs)
+    labels = _labels(found.runs, benchmarks)
+    rows = [
+        {"label": labels[run.name], "benchmark": benchmarks[run.name], **_row(run)} for run in found.runs
+    ]  # fmt: skip
+    points = pd.DataFrame(rows)
+    if rows:
+        points["is_non_dominated"] = False
+        for _, group in points.groupby("benchmark"):
+            points.loc[group.index, "is_non_dominated"] = non_dominated(group["accuracy"], group[axis.column])
+        points = points.sort_values(["benchmark", "label", "requested_tokens", "run"], ignore_index=True)
+    return Sweep(points, found.left_out, axis, {run.name: run for run in found.runs})
 
 
 def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarray:
@@ -67,18 +76,19 @@ def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarra
     return ~(as_good & better).any(axis=1) & ~np.isnan(gain) & ~np.isnan(cost)
 
 
-def line_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the points of one line have in common: cacher and pruner, and every other setting that the runs differ in.
+def benchmark_names(runs: Iterable[Run]) -> dict[str, str]:
+    """What each run may be compared on, by run name: the dataset, and as much more as tells them apart.
 
-    The budget moves along a line and is no part of its label.
+    Runs are comparable when they were asked the same questions on the same device in the same precision.
     """
-    names = [f"{flat['cacher.name']} + {flat['pruner.name']}" for flat in settings]
-    if len({flat["backbone.name"] for flat in settings}) > 1:
-        names = [f"{flat['backbone.name']}: {name}" for flat, name in zip(settings, names, strict=True)]
-    if len({flat["dataset.name"] for flat in settings}) > 1:
-        names = [f"{name} on {flat['dataset.name']}" for flat, name in zip(settings, names, strict=True)]
-    varying = _varying_keys(settings, names)
-    return [_with_settings(name, flat, varying) for flat, name in zip(settings, names, strict=True)]
+    keys = {run.name: (run.names["dataset"], _questions_of(run), _machine_of(run)) for run in runs}
+    names = {name: dataset for name, (dataset, _, _) in keys.items()}
+    for part, describe in ((1, lambda key: f" ({key[1]})"), (2, lambda key: f" on {key[2]}")):
+        seen: dict[str, set[str]] = {}
+        for name, key in keys.items():
+            seen.setdefault(key[0], set()).add(key[part])
+        names = {name: names[name] + (describe(key) if len(seen[key[0]]) > 1 else "") for name, key in keys.items()}
+    return names
 
 
 def write_pareto(sweep: Sweep, folder: Path) -> list[Path]:
@@ -86,62 +96,65 @@ def write_pareto(sweep: Sweep, folder: Path) -> list[Path]:
     csv, file = folder / "pareto.csv", folder / "pareto.json"
     write_text_atomically(csv, sweep.points.to_csv(index=False))
     points = json.loads(sweep.points.to_json(orient="records"))
-    front = [point["run"] for point in points if point["is_non_dominated"]]
-    content = {"axes": AXES, "points": points, "non_dominated": front, "left_out": sweep.left_out}
+    content = {
+        "axes": {"accuracy": ACCURACY, sweep.cost.column: f"{sweep.cost.explanation}; lower is better"},
+        "cost": sweep.cost.name,
+        "points": points,
+        "non_dominated": [point["run"] for point in points if point["is_non_dominated"]],
+        "hypervolume": hypervolumes(sweep.points, sweep.cost) if points else [],
+        "left_out": sweep.left_out,
+    }
     write_text_atomically(file, json.dumps(content, indent=2) + "\n")
     return [csv, file]
 
 
-def _failures(sweep_dir: Path) -> dict[str, str]:
-    files = sorted(sweep_dir.glob(f"*/{ERROR_FILE}"))
-    return {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["reason"] for file in files}
+def _labels(runs: Sequence[Run], benchmarks: Mapping[str, str]) -> dict[str, str]:
+    """Line labels, made within each benchmark: what differs between benchmarks does not tell methods apart."""
+    labels: dict[str, str] = {}
+    for benchmark in dict.fromkeys(benchmarks.values()):
+        group = [run for run in runs if benchmarks[run.name] == benchmark]
+        settings = [{**run.settings, **{f"{key}.name": name for key, name in run.names.items()}} for run in group]
+        labels |= zip([run.name for run in group], line_labels(settings), strict=True)
+    return labels
 
 
-def _add_run(folder: Path, sweep_dir: Path, rows: dict[str, dict], settings: dict[str, dict]) -> None:
-    identity = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
-    key = identity["fingerprint"]
-    if key not in rows:
-        rows[key] = _row(folder.relative_to(sweep_dir).as_posix(), read_summary(folder))
-        settings[key] = identity["settings"]
+def _questions_of(run: Run) -> str:
+    """Digest of the questions that were asked; without records, of the data as the run's settings know it."""
+    keys = sorted(record.key for record in run.records) or run.settings.get("data_digest")
+    digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:6]
+    return f"{run.summary['num_questions']} questions, {digest}"
 
 
-def _row(run: str, summary: dict[str, Any]) -> dict[str, Any]:
+def _machine_of(run: Run) -> str:
+    return ", ".join(str(run.summary[key]) for key in ("device_name", "precision") if run.summary.get(key))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    summary = run.summary
     low, high = summary["accuracy_ci95"] or (None, None)
-    frame_ms = summary["frame_ms"] or {}
+    tokens, frame_ms, ttft_ms = (summary.get(key) or {} for key in ("tokens_per_frame", "frame_ms", "ttft_ms"))
+    flops, kv_bytes = summary.get("flops_per_frame") or {}, summary.get("kv_bytes") or {}
+    held = [size for size in kv_bytes.values() if size is not None]
+    names = run.names
     return {
-        **summary["run"],
-        "is_uncompressed": summary["run"]["cacher"] == "none" and summary["run"]["pruner"] == "none",
-        "requested_tokens": summary["tokens_per_frame"]["requested"],
-        "achieved_tokens": summary["tokens_per_frame"]["achieved"],
-        "update_ratio": summary["update_ratio"],
+        **{group: names[group] for group in GROUPS},
+        "is_uncompressed": run.is_uncompressed,
+        "is_trivial": names["pruner"] in TRIVIAL_PRUNERS or names["backbone"] in TRIVIAL_BACKBONES,
+        "requested_tokens": tokens.get("requested"),
+        "achieved_tokens": tokens.get("achieved"),
+        "update_ratio": summary.get("update_ratio"),
         "accuracy": summary["accuracy"],
         "accuracy_low": low,
         "accuracy_high": high,
         "coverage": summary["coverage"],
         "num_questions": summary["num_questions"],
+        "flops_per_frame": sum(flops.values()) if flops else None,
+        "kv_mib": sum(held) / 1024**2 if held else None,
         "latency_ms": frame_ms.get("mean"),
-        "latency_median_ms": frame_ms.get("median"),
-        "latency_p90_ms": frame_ms.get("p90"),
-        "latency_iqr_ms": frame_ms.get("iqr"),
-        "ttft_ms": (summary["ttft_ms"] or {}).get("median"),
-        "flops_per_frame": sum(summary["flops_per_frame"].values()),
-        "kv_bytes": (summary["kv_bytes"]["device"] or 0) + (summary["kv_bytes"]["host"] or 0),
-        "peak_mem_gib": summary["peak_mem_gib"],
-        "run": run,
-        "fingerprint": summary["fingerprint"],
+        **{f"latency_{key}_ms": frame_ms.get(key) for key in ("median", "p25", "p75", "p90")},
+        "ttft_ms": ttft_ms.get("median"),
+        **{f"ttft_{key}_ms": ttft_ms.get(key) for key in ("p25", "p75")},
+        "peak_mem_gib": summary.get("peak_mem_gib"),
+        "run": run.name,
+        "fingerprint": run.fingerprint,
     }
-
-
-def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Keys, but budgets and names, that differ between runs of the same name."""
-    varying = set()
-    for name in set(names):
-        group = [flat for flat, other in zip(settings, names, strict=True) if other == name]
-        keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, "data_digest", "weights_digest"}
-        varying |= {key for key in keys if len({repr(flat.get(key)) for flat in group}) > 1}
-    return sorted(varying)
-
-
-def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
-    shown = [f"{key.removeprefix('cacher.').removeprefix('pruner.')}={flat[key]}" for key in keys if key in flat]
-    return f"{name} ({', '.join(shown)})" if shown else name

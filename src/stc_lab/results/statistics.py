@@ -70,12 +70,14 @@ def confidence_interval(correct: np.ndarray, streams: Sequence[str], seed: int =
 
 
 def distribution(values: Sequence[float]) -> dict[str, float] | None:
-    """Median, p90, interquartile range, mean and number of ``values``; ``None`` when there are none."""
+    """Median, quartiles, p90, interquartile range, mean and number of ``values``; ``None`` when there are none."""
     if len(values) == 0:
         return None
     p25, median, p75, p90 = np.percentile(np.asarray(values, dtype=float), [25, 50, 75, 90])
     return {
         "median": float(median),
+        "p25": float(p25),
+        "p75": float(p75),
         "p90": float(p90),
         "iqr": float(p75 - p25),
         "mean": float(np.mean(values)),

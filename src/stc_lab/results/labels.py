@@ -1,0 +1,39 @@
+"""Names of the lines in a frontier: what their points have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BUDGET_KEYS = ("pruner.num_tokens",)
+NAME_KEYS = ("backbone.name", "cacher.name", "pruner.name", "dataset.name")
+UNNAMED_KEYS = ("data_digest", "weights_digest", "version")
+
+
+def line_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the points of one line have in common: cacher and pruner, and every other setting that the runs differ in.
+
+    The budget moves along a line and is no part of its label.
+    """
+    names = [f"{flat['cacher.name']} + {flat['pruner.name']}" for flat in settings]
+    if len({flat["backbone.name"] for flat in settings}) > 1:
+        names = [f"{flat['backbone.name']}: {name}" for flat, name in zip(settings, names, strict=True)]
+    if len({flat["dataset.name"] for flat in settings}) > 1:
+        names = [f"{name} on {flat['dataset.name']}" for flat, name in zip(settings, names, strict=True)]
+    varying = _varying_keys(settings, names)
+    return [_with_settings(name, flat, varying) for flat, name in zip(settings, names, strict=True)]
+
+
+def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Keys, but budgets and names, that differ between runs of the same name."""
+    varying = set()
+    for name in set(names):
+        group = [flat for flat, other in zip(settings, names, strict=True) if other == name]
+        keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, *UNNAMED_KEYS}
+        varying |= {key for key in keys if len({repr(flat.get(key)) for flat in group}) > 1}
+    return sorted(varying)
+
+
+def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
+    shown = [f"{key.removeprefix('cacher.').removeprefix('pruner.')}={flat[key]}" for key in keys if key in flat]
+    return f"{name} ({', '.join(shown)})" if shown else name
