@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class VisualTokens:
     @classmethod
     def full(cls, tokens: Tensor, grid: tuple[int, int], timestamp_s: float) -> VisualTokens:
         """All ``rows * columns`` tokens of a frame, in row-major order."""
+        import torch  # here, so that questions can be read and scored without it
+
         positions = torch.arange(tokens.shape[0], device=tokens.device)
         return cls(tokens, positions, grid, timestamp_s)
 

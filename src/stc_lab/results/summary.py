@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stc_lab.measure.timer import FRAME_STAGES, QUESTION_STAGES
-from stc_lab.results.records import SCHEMA, Record, write_text_atomically
+from stc_lab.results.records import SCHEMA, Record
 from stc_lab.results.statistics import accuracy_summary, distribution, split_summary
+from stc_lab.results.summary_file import SUMMARY_FILE, read_summary, write_summary
 
-SUMMARY_FILE = "summary.json"
+__all__ = ["ENCODE_STAGES", "SUMMARY_FILE", "overhead_ratio", "read_summary", "summarize", "write_summary"]
+
 ENCODE_STAGES = tuple(stage for stage in FRAME_STAGES if stage != "decode")
 
 
@@ -53,17 +53,6 @@ def summarize(records: Sequence[Record], requested_tokens: int | None, seed: int
         "peak_mem_gib": _peak(records, "peak_mem_gib"),
         "overhead_ratio": overhead_ratio(records),
     }
-
-
-def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Write ``summary.json``; its presence marks a run as finished."""
-    write_text_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-
-
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, ``None`` for any other folder."""
-    path = run_dir / SUMMARY_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def overhead_ratio(records: Iterable[Record]) -> float | None:
