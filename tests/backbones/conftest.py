@@ -145,3 +145,39 @@ def video() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def question() -> Question:
     return Question("q", 9.0, "What moves?", ("a dot", "a square", "a line"), "B")
+
+
+@pytest.fixture(scope="session")
+def forest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random StreamForest checkpoint in the official key layout: 16 tokens a frame from the tower."""
+    from stc_lab.backbones.streamforest.loading import save_streamforest
+    from stc_lab.backbones.streamforest.model import StreamForestModel
+
+    torch.manual_seed(7)
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=7,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=260,
+        tie_word_embeddings=False,
+        eos_token_id=257,
+        bos_token_id=None,
+    )
+    model = StreamForestModel(text, vision).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)
+    folder = tmp_path_factory.mktemp("tiny_forest")
+    save_streamforest(model, tiny_tokenizer(), folder)
+    return folder
