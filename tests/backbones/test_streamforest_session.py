@@ -69,7 +69,8 @@ def test_answer_equals_the_hf_model_on_the_whole_memory(
     answer = run(session, video, question)
     message = "\nThe video contains 14 frames sampled from the past 13.0 seconds ago (0.0s of the entire video) "
     message += "up to the present moment (13.0s of the entire video). "
-    body = "What moves?\nA. a dot\nB. a square\nC. a line\nAnswer with the option's letter from the given choices directly."
+    body = "What moves?\nA. a dot\nB. a square\nC. a line\n"
+    body += "Answer with the option's letter from the given choices directly."
     after = f"\n{message}{body}<|im_end|>\n<|im_start|>assistant\n"
     with torch.no_grad():
         visual = forest.model.projector(session._memory.read().tokens)

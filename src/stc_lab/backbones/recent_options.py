@@ -40,7 +40,7 @@ def check_window(options: RecentOptions, config: dict[str, Any], tokens_per_fram
     if limit is None or options.num_frames * tokens_per_frame < limit:
         return
     raise ValueError(
-        f"backbone.num_frames={options.num_frames}: {options.num_frames} frames of {tokens_per_frame} tokens do not fit "
-        f"the {limit} positions of backbone.checkpoint={options.checkpoint}; lower num_frames to at most "
+        f"backbone.num_frames={options.num_frames}: so many frames of {tokens_per_frame} tokens do not fit the {limit} "
+        f"positions of backbone.checkpoint={options.checkpoint}; lower num_frames to at most "
         f"{(limit - 1) // tokens_per_frame}, or lower pruner.budget"
     )

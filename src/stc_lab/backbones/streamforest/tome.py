@@ -1,4 +1,4 @@
-"""Token merging as StreamForest uses it: down to an exact number, sizes forgotten afterwards (ToMe, arXiv:2210.09461)."""
+"""Token merging (ToMe, arXiv:2210.09461) as StreamForest uses it: to an exact number, sizes forgotten afterwards."""
 
 from __future__ import annotations
 
