@@ -81,7 +81,7 @@ def settings(tiny_folder: Path) -> Callable[..., dict]:
     """Settings of the tiny backbone; keyword arguments override."""
 
     def make(**changes) -> dict:
-        return {"checkpoint": str(tiny_folder), "tokens_per_frame": 4, "name": "dispider"} | changes
+        return {"checkpoint": str(tiny_folder), "tokens_per_frame": 4, "name": "dispider", "max_new_tokens": 3} | changes
 
     return make
 

@@ -41,8 +41,8 @@ class DispiderSession(StreamSession, Proactive):
         """Sizes of the memory.
 
         ``num_tokens``: tokens kept for the language model; ``num_blocks``: complete clips; ``num_open_frames``: those
-        of the clip that is not. ``kv_bytes_device``: tokens, clip memories, indicators, frames of the open clip, the
-        latest summary, and the keys and values of watched questions; ``kv_bytes_host``: tokens in host memory.
+        of the clip that is not. ``kv_bytes_device``: tokens, clip memories, indicators, frames of the open clip, and
+        the keys and values of watched questions; ``kv_bytes_host``: tokens in host memory.
         """
         sizes = self._timeline.sizes()
         sizes["kv_bytes_device"] += sum(watcher.num_bytes for watcher in self._watchers.values())

@@ -16,8 +16,11 @@ Perceive = Callable[[list[ClipFrame]], tuple[Clip, int]]
 
 
 class Timeline:
-    """Perceives every clip once. A question in the middle of a clip sees the frames so far as a shorter clip, which
-    is kept until the next frame; so is the summary of all clips."""
+    """Perceives every clip once. A question in the middle of a clip sees the frames so far as a shorter clip.
+
+    That clip and the summary of all clips are kept until the next frame, for further questions at that moment. Their
+    FLOPs are reported to each of these, and sizes leave them out: what was asked before does not show.
+    """
 
     def __init__(self, perceive: Perceive, judge: Judge, borders: ClipBorders, offload: bool) -> None:
         self.clips: list[Clip] = []
@@ -27,8 +30,8 @@ class Timeline:
         self._borders = borders
         self._offload = offload
         self._waiting: deque[Tensor] = deque()
-        self._partial: Clip | None = None
-        self._summary: Tensor | None = None
+        self._partial: tuple[Clip, int] | None = None
+        self._summary: tuple[Tensor, int] | None = None
         self.close_time_s = 0.0
 
     def expect(self, mixed: Iterable[Tensor]) -> None:
@@ -50,32 +53,29 @@ class Timeline:
         """All clips up to this moment, the open one included, and the FLOPs that took."""
         if not self.open_frames:
             return tuple(self.clips), 0
-        flops = 0
         if self._partial is None:
-            self._partial, flops = self._perceive(self.open_frames)
-        return (*self.clips, self._partial), flops
+            self._partial = self._perceive(self.open_frames)
+        clip, flops = self._partial
+        return (*self.clips, clip), flops
 
     def summary(self) -> tuple[Tensor, int]:
-        """The summarising states [clips, C] of :meth:`view`, and the FLOPs."""
-        flops = 0
+        """The summarising states [clips, C] of :meth:`view`, and the FLOPs that took."""
         if self._summary is None:
-            self._summary, flops = self._judge.summary(self.view()[0])
-        return self._summary, flops
+            self._summary = self._judge.summary(self.view()[0])
+        return self._summary
 
     def sizes(self) -> dict[str, int]:
         """Counts and bytes; see the session."""
-        clips = [*self.clips, *([self._partial] if self._partial else [])]
         open_bytes = sum(tensor_bytes(frame.mixed, frame.kept.tokens) for frame in self.open_frames)
-        state_bytes = sum(clip.state_bytes for clip in clips) + tensor_bytes(self._summary)
-        offloaded = sum(clip.token_bytes for clip in self.clips) if self._offload else 0
-        token_bytes = sum(clip.token_bytes for clip in clips) - offloaded
+        state_bytes = sum(clip.state_bytes for clip in self.clips)
+        token_bytes = sum(clip.token_bytes for clip in self.clips)
         num_open = sum(frame.kept.num_tokens for frame in self.open_frames)
         return {
             "num_tokens": sum(len(clip.tokens) for clip in self.clips) + num_open,
             "num_blocks": len(self.clips),
             "num_open_frames": len(self.open_frames),
-            "kv_bytes_device": open_bytes + state_bytes + token_bytes,
-            "kv_bytes_host": offloaded,
+            "kv_bytes_device": open_bytes + state_bytes + (0 if self._offload else token_bytes),
+            "kv_bytes_host": token_bytes if self._offload else 0,
         }
 
     def _close(self) -> int:

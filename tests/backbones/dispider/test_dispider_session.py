@@ -1,0 +1,244 @@
+"""What a stream on Dispider promises: clips perceived once, streams kept apart, sizes by formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stc_lab.backbones.dispider import Dispider
+from stc_lab.backbones.dispider.perception import Perception
+from stc_lab.backbones.dispider.session import DispiderSession
+from stc_lab.cachers.none import NoCacher
+from stc_lab.cachers.stc import STCCacher
+from stc_lab.pruners.none import NoPruner
+from stc_lab.pruners.stc import STCPruner
+from stc_lab.types import Answer, FrameReport, Question
+
+Frames = list[np.ndarray]
+QUESTION = Question("q", 20.0, "What moves?", ("a dot", "a square", "a line"), "B")
+CLIP = 3
+
+
+def opened(backbone: Dispider) -> DispiderSession:
+    return backbone.open(STCCacher(interval=2, update_ratio=0.3), STCPruner(budget=2, window=3))
+
+
+def facts(answer: Answer) -> Answer:
+    """All of an answer but its times."""
+    return replace(answer, ttft_ms=0.0, latency_ms=dict.fromkeys(answer.latency_ms, 0.0))
+
+
+def push(session: DispiderSession, frames: Frames, start: int = 0) -> list[FrameReport]:
+    return [r for i, frame in enumerate(frames) for r in session.push([frame], [float(start + i)])]
+
+
+def untimed(reports: list[FrameReport]) -> list[FrameReport]:
+    return [replace(report, latency_ms={}) for report in reports]
+
+
+def test_interleaved_sessions_equal_separate_ones(dispider: Dispider, frames: Frames) -> None:
+    other = [255 - frame for frame in frames[::-1]]
+
+    def alone(frames: Frames) -> tuple:
+        session = opened(dispider)
+        session.watch(QUESTION)
+        return untimed(push(session, frames)), facts(session.ask(QUESTION))
+
+    expected, sessions = (alone(frames), alone(other)), (opened(dispider), opened(dispider))
+    reports: tuple[list, list] = ([], [])
+    for session in sessions:
+        session.watch(QUESTION)
+    for index, pair in enumerate(zip(frames, other, strict=True)):
+        for session, frame, got in zip(sessions, pair, reports, strict=True):
+            got += untimed(session.push([frame], [float(index)]))
+        if index == 7:
+            sessions[1].ask(replace(QUESTION, text="Something else?"))
+    assert expected[0][1] != expected[1][1]
+    for session, got, (all_reports, answer) in zip(sessions, reports, expected, strict=True):
+        assert got == all_reports and facts(session.ask(QUESTION)) == answer
+
+
+@pytest.mark.parametrize("sizes", [(14,), (5, 1, 8), (3, 3, 3, 3, 2)])
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_how_frames_are_pushed_changes_nothing(
+    dispider: Dispider, frames: Frames, sizes: tuple[int, ...], chunk_size: int
+) -> None:
+    def run(sizes: tuple[int, ...]) -> tuple:
+        session = dispider.open(STCCacher(interval=2, chunk_size=chunk_size), STCPruner(budget=3))
+        session.watch(QUESTION)
+        reports, start = [], 0
+        for size in sizes:
+            times = [float(t) for t in range(start, start + size)]
+            reports += session.push(frames[start : start + size], times)
+            start += size
+        decisions = [decision for report in reports for decision in report.decisions]
+        return [replace(report, latency_ms={}, decisions=[]) for report in reports], decisions, session.ask(QUESTION)
+
+    reports, decisions, answer = run(sizes)
+    expected_reports, expected_decisions, expected = run((1,) * 14)
+    assert reports == expected_reports
+    assert [d.time_s for d in decisions] == [d.time_s for d in expected_decisions] == [2.0, 5.0, 8.0, 11.0]
+    assert [d.score for d in decisions] == pytest.approx([d.score for d in expected_decisions], abs=1e-5)
+    assert answer.text == expected.text and answer.details["selected_clips"] == expected.details["selected_clips"]
+
+
+def test_questions_do_not_disturb_the_stream(dispider: Dispider, frames: Frames) -> None:
+    asked, quiet = opened(dispider), opened(dispider)
+    for index, frame in enumerate(frames):
+        reports = [untimed(session.push([frame], [float(index)])) for session in (asked, quiet)]
+        assert reports[0] == reports[1]
+        asked.ask(replace(QUESTION, text=f"Is it frame {index}?", options=("yes", "no")))
+        assert asked.stats() == quiet.stats()
+    answers = [facts(asked.ask(QUESTION)), facts(asked.ask(QUESTION)), facts(quiet.ask(QUESTION))]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_clips_are_perceived_once(
+    dispider: Dispider, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perceived: list[int] = []
+    original = Perception.__call__
+
+    def counting(self: Perception, clip_frames: list) -> tuple:
+        perceived.append(len(clip_frames))
+        return original(self, clip_frames)
+
+    monkeypatch.setattr(Perception, "__call__", counting)
+    session = opened(dispider)
+    push(session, frames[:8])
+    for text in ("What?", "Where?", "When?"):
+        session.ask(replace(QUESTION, text=text))
+    assert perceived == [3, 3, 2]  # the open clip once for all three questions
+    push(session, frames[8:9], start=8)
+    session.ask(QUESTION)
+    assert perceived == [3, 3, 2, 3]
+
+
+def test_an_open_clip_is_seen(dispider: Dispider, frames: Frames) -> None:
+    session = opened(dispider)
+    answer = session.ask(QUESTION)
+    assert answer.details["num_clips"] == 0 and answer.details["selected_clips"] == []
+    push(session, frames[:1])
+    assert (session.ask(QUESTION).details["num_clips"], session.stats()["num_blocks"]) == (1, 0)
+    push(session, frames[1:5], start=1)
+    answer = session.ask(QUESTION)
+    assert (answer.details["num_clips"], answer.details["num_frames"]) == (2, 5)
+    assert answer.details["selected_clips"] == [0, 1]
+
+
+def test_what_the_language_model_reads(dispider: Dispider, frames: Frames) -> None:
+    """At most four clips with their kept tokens and memories, and one summarising token per clip."""
+    counts = []
+    for pruner in (NoPruner(), STCPruner(budget=1)):
+        session = dispider.open(NoCacher(), pruner)
+        push(session, [*frames, *frames][:27])
+        answer = session.ask(QUESTION)
+        text = answer.num_prompt_tokens - answer.details["num_clips"]
+        counts.append(text - 4 * CLIP * (1 + (4 if pruner.name == "none" else 1)))
+        assert len(answer.details["selected_clips"]) == 4 and answer.details["num_clips"] == 9
+        assert list(answer.latency_ms) == ["retrieve", "question", "generate"] == list(answer.flops)
+        assert 0 < answer.ttft_ms
+    assert counts[0] == counts[1] > 0  # what remains is the text of the prompt
+
+
+def test_pruning_the_compressor_too(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
+    plain, both = new_dispider(), new_dispider(prune_compressor=True)
+    sessions = [backbone.open(NoCacher(), STCPruner(budget=1)) for backbone in (plain, both)]
+    reports = [push(session, frames[:3]) for session in sessions]
+    assert reports[1][-1].flops["prefill"] < reports[0][-1].flops["prefill"]
+    assert sessions[0].ask(QUESTION).details["response_score"] != sessions[1].ask(QUESTION).details["response_score"]
+    sessions = [backbone.open(NoCacher(), NoPruner()) for backbone in (plain, both)]
+    for session in sessions:
+        push(session, frames[:6])
+    assert facts(sessions[0].ask(QUESTION)) == facts(sessions[1].ask(QUESTION))
+
+
+def test_places_of_the_question(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
+    scores = {}
+    for place in ("start", "now", "offline", "summary"):
+        session = new_dispider(question_place=place).open(NoCacher(), NoPruner())
+        push(session, frames)
+        scores[place] = session.ask(QUESTION).details["response_score"]
+    assert len(set(scores.values())) == 4
+
+
+def test_reports(dispider: Dispider, frames: Frames) -> None:
+    session = opened(dispider)
+    reports = push(session, frames[:6])
+    assert [report.num_tokens_full for report in reports] == [4] * 6 and {r.num_tokens for r in reports} == {2}
+    assert [report.is_reference for report in reports] == [True, False] * 3
+    for index, report in enumerate(reports):
+        assert list(report.latency_ms) == ["preprocess", "vision", "project", "prune", "prefill"]
+        assert (report.flops["prefill"] > 0) == (index % CLIP == CLIP - 1)
+    assert reports[1].flops["vision"] < reports[0].flops["vision"]
+
+
+def test_the_class_token_is_protected_unless_told_otherwise(dispider: Dispider, frames: Frames) -> None:
+    pixels = dispider.preprocess(frames[:2])
+    for protect in (True, False):
+        cacher = STCCacher(interval=2, update_ratio=0.3, protect_cls=protect)
+        with torch.no_grad():
+            traces = cacher.encode(dispider.tower, pixels, cacher.new_state()).traces
+        assert (0 in traces[1].recomputed[0].tolist()) == protect
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_sizes_follow_the_formula(new_dispider: Callable[..., Dispider], frames: Frames, offload: bool) -> None:
+    session = opened(new_dispider(offload=offload))
+    before = session.stats()
+    push(session, frames)
+    stats, size = session.stats(), 4
+    clips, rest = divmod(len(frames), CLIP)
+    tokens = clips * CLIP * 2 * 32 * size  # two tokens a frame for a language model 32 wide
+    states = clips * (CLIP + 1) * 24 * size  # a memory per frame and an indicator, 24 wide
+    open_frames = rest * (4 * 64 + 2 * 32) * size
+    assert before["kv_bytes_device"] == before["kv_bytes_host"] == 0
+    assert stats["kv_bytes_host"] == (tokens if offload else 0)
+    assert stats["kv_bytes_device"] == states + open_frames + (0 if offload else tokens)
+    assert (stats["num_tokens"], stats["num_blocks"], stats["num_open_frames"]) == (2 * len(frames), clips, rest)
+    session.watch(QUESTION)
+    keys = 2 * 2 * 2 * 6 * size  # keys and values of two layers with two heads of six
+    read = len("What moves?") + 1 + 1 + clips  # question with its marker, marker, and a summary of each clip
+    assert session.stats()["kv_bytes_device"] - stats["kv_bytes_device"] == keys * read
+    session.close()
+    session.reset()
+    assert session.stats() == before
+
+
+def test_scenes_end_clips(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
+    dark, bright = [np.full((20, 20, 3), 5, np.uint8)] * 4, [np.full((20, 20, 3), 250, np.uint8)] * 9
+    cut = new_dispider(clips="scenes", scene_threshold=0.9, min_scene_frames=2, clip_frames=5)
+    session = cut.open(NoCacher(), NoPruner())
+    session.watch(QUESTION)
+    reports = push(session, [*dark, *bright])
+    made = [(report.timestamp_s, d.time_s) for report in reports for d in report.decisions]
+    assert made == [(4.0, 3.0), (8.0, 8.0)]  # noticed with the first bright frame; then a full clip
+    assert session.ask(QUESTION).details["num_clips"] == 3
+    uniform = new_dispider(clip_frames=5).open(NoCacher(), NoPruner())
+    push(uniform, [*dark, *bright])
+    assert uniform.stats()["num_blocks"] == 2
+    late = new_dispider(clips="scenes", scene_threshold=0.9, min_scene_frames=5, clip_frames=6)
+    session = late.open(NoCacher(), NoPruner())
+    push(session, [*dark, *bright])
+    assert session.stats()["num_blocks"] == 2 and session.stats()["num_open_frames"] == 1
+
+
+def test_letters_can_be_read_from_logits(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
+    session = opened(new_dispider(answer_reader="letter_logits"))
+    push(session, frames)
+    answer = session.ask(QUESTION)
+    assert answer.reader == "letter_logits" and answer.num_generated_tokens == 0
+    assert answer.prediction == max(answer.letter_logits, key=answer.letter_logits.__getitem__)
+    assert session.ask(replace(QUESTION, options=())).reader == "generate"
+
+
+def test_a_closed_session_says_so(dispider: Dispider, frames: Frames) -> None:
+    session = opened(dispider)
+    session.close()
+    for call in (session.flush, lambda: session.watch(QUESTION), lambda: session.submit(QUESTION)):
+        with pytest.raises(RuntimeError, match="the session is closed"):
+            call()
