@@ -17,7 +17,9 @@ from stc_lab.config import build, resolved_accelerator, save_config
 from stc_lab.config.environment import cpu_model
 from stc_lab.predict.clock import Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.predict.data import StreamDataModule
+from stc_lab.predict.devices import alone_with, own_device
 from stc_lab.predict.identity import claim_run_folder, find_finished, run_settings
+from stc_lab.predict.identity import fingerprint as fingerprint_of
 from stc_lab.predict.module import StreamPredictor
 from stc_lab.predict.progress import StreamProgress
 from stc_lab.predict.quiet import quiet_lightning
@@ -53,7 +55,11 @@ class Point:
 
         Raises ``ValueError`` when the folder holds another run.
         """
-        fingerprint = claim_run_folder(self.run_dir, run_settings(self.cfg, self.streams))
+        settings = run_settings(self.cfg, self.streams)
+        with alone_with(fingerprint_of(settings), sweep_dir):
+            return self._finish(claim_run_folder(self.run_dir, settings), sweep_dir)
+
+    def _finish(self, fingerprint: str, sweep_dir: Path | None) -> Summary:
         duplicate = self.run_dir / DUPLICATE_FILE
         self.twin = find_finished(sweep_dir, fingerprint, self.run_dir) if sweep_dir else None
         if self.twin is not None:
@@ -61,15 +67,15 @@ class Point:
             write_text_atomically(duplicate, json.dumps(content, indent=2) + "\n")
             return read_summary(self.twin)
         duplicate.unlink(missing_ok=True)
-        return self._complete(fingerprint)
+        return self._complete(fingerprint, sweep_dir)
 
-    def _complete(self, fingerprint: str) -> Summary:
+    def _complete(self, fingerprint: str, sweep_dir: Path | None) -> Summary:
         records = self._known_records()
         tasks = pending_tasks(self.streams, records)
         if tasks:
             self._describe()
             try:
-                self._predict(tasks, fingerprint)
+                self._predict(tasks, fingerprint, sweep_dir)
             finally:
                 records = collect_records(self.run_dir)
         requested_tokens = build(self.cfg.pruner).num_kept(self.cfg.backbone.tokens_per_frame)
@@ -94,12 +100,12 @@ class Point:
         if not (self.run_dir / CONFIG_FILE).exists():
             save_config(self.cfg, self.run_dir / CONFIG_FILE)
 
-    def _predict(self, tasks: list[StreamTask], fingerprint: str) -> None:
+    def _predict(self, tasks: list[StreamTask], fingerprint: str, sweep_dir: Path | None) -> None:
         cfg = OmegaConf.create(OmegaConf.to_container(self.cfg, resolve=True))
         module = StreamPredictor(cfg, self.benchmark, fingerprint, self.backbone)
         callbacks = [RecordWriter(self.run_dir), StreamProgress(self.benchmark.fps)]
-        with quiet_lightning():
-            trainer = make_trainer(cfg.trainer, self.run_dir, callbacks)
+        with quiet_lightning(), own_device(resolved_accelerator(cfg.trainer.accelerator), sweep_dir) as index:
+            trainer = make_trainer(cfg.trainer, self.run_dir, callbacks, index)
             trainer.predict(module, datamodule=StreamDataModule(tasks), return_predictions=False)
         self.backbone = module.backbone
 

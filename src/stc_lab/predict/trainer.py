@@ -44,14 +44,16 @@ class SpawnedProcesses(DDPStrategy):
         super().setup_environment()
 
 
-def make_trainer(settings: DictConfig, run_dir: Path, callbacks: list[StreamCallback]) -> Trainer:
-    """A trainer that only predicts: no checkpoints, no logger, no bars of its own.
+def make_trainer(
+    settings: DictConfig, run_dir: Path, callbacks: list[StreamCallback], device_index: int | None = None
+) -> Trainer:
+    """A trainer that only predicts: no checkpoints, no logger, no bars of its own; on a certain device if asked to.
 
     The backbone is built in ``settings.precision`` (see :mod:`stc_lab.predict.precision`); the trainer casts nothing.
     """
     return Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
+        devices=settings.devices if device_index is None else [device_index],
         strategy=SpawnedProcesses() if settings.devices > 1 else "auto",
         profiler=_profiler(settings.profiler, run_dir),
         callbacks=list(callbacks),
