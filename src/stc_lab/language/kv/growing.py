@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stc_lab.language.attention import attend, grouped, ungrouped
-from stc_lab.language.kv.base import DecoderShape, Step, tensor_bytes
+from stc_lab.language.kv.base import DecoderShape, Step
 from stc_lab.language.kv.buffer import KVBuffer
 from stc_lab.language.masks import BandMask
 from stc_lab.language.rotary import Rotation
@@ -34,11 +34,6 @@ class GrowingStore:
         if dtype is None:
             return 0
         return 2 * len(self) * shape.num_layers * shape.num_kv_heads * shape.head_dim * dtype.itemsize
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of the keys and values of all layers."""
-        return sum(tensor_bytes(*buffer.last(len(buffer))) for buffer in self._layers if len(buffer))
 
     @property
     def reserved_bytes(self) -> int:

@@ -52,7 +52,7 @@ class ReplacedStore:
         return self._layers[layer].values.all
 
     @property
-    def device_bytes(self) -> int:
+    def num_bytes(self) -> int:
         """Bytes of keys, rotated keys and values of all layers."""
         return sum(tensor_bytes(rows.all) for layer in self._layers for rows in layer.rows if len(rows))
 

@@ -1,0 +1,184 @@
+"""The rounds of StreamingVLM: sink and window of text, a window of vision, and a cache of constant size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stc_lab.backbones.qwen_vl.layout import Axes, Clip
+from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request, seen_mask
+from stc_lab.backbones.qwen_vl.prompts import (
+    ASSISTANT,
+    CLOSE,
+    IM_END,
+    IM_START,
+    SYSTEM,
+    USER,
+    VISION_END,
+    VISION_START,
+    time_text,
+)
+from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice, speak
+from stc_lab.backbones.streamingvlm.eviction import CLIP, PREVIOUS, PREVIOUS_TAIL, QUERY, REPLY, TAIL, TIME, evicted
+from stc_lab.backbones.streamingvlm.spans import START, Bookmark, Scroll, Span
+from stc_lab.types import TimedText
+
+if TYPE_CHECKING:
+    from stc_lab.backbones.streamingvlm.backbone import StreamingVLM
+    from stc_lab.measure import StageTimer
+
+REPLY_TAIL = "reply.tail"
+
+
+class StreamingMemory(Memory):
+    """One round per second: what the user shows, what the model says. Before each round, what is old leaves.
+
+    A question is a turn of text at the end (with the clip that waits for a round, if any) and leaves no trace.
+    """
+
+    def __init__(self, model: StreamingVLM, axes: Axes, timer: StageTimer) -> None:
+        self._model = model
+        self._timer = timer
+        self._options = model.options
+        self._windows = model.options.windows
+        self._waiting: list[Patch] = []
+        self._num_rounds = 0
+        self._query = model.options.query
+        self._news = self._query
+        self._lines: list[TimedText] = []
+        self._line_flops = 0
+        self._mark: Bookmark | None = None
+        self._generator = torch.Generator().manual_seed(model.options.seed)
+        self.last_spoken: Spoken | None = None
+        self.scroll = Scroll(model, axes, model.options.positions == "shrink")
+        self.scroll.spans = self._opening()
+
+    def address(self, message: str) -> None:
+        self._query = self._news = message
+
+    def watch(self, patches: Sequence[Patch]) -> list[int]:
+        flops = []
+        for patch in patches:
+            self._waiting.append(patch)
+            is_round = len(self._waiting) == self._windows.patches_per_round
+            flops.append(self._take_round() if is_round else 0)
+        return flops
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._take_round()
+
+    def ask(self, request: Request) -> tuple[Tensor, Cost]:
+        self._mark = self.scroll.mark()
+        patches = [*self._waiting, *request.unseen]
+        self.scroll.spans += [*self._newline(), *self._user(patches, request.text), self._text("reply.head", ASSISTANT)]
+        self.scroll.spans.append(self._text(REPLY, request.answer_start))
+        return self.scroll.read()
+
+    def say(self, voice: Voice, logits: Tensor, max_new_tokens: int) -> tuple[Spoken, int]:
+        return self._say(voice, logits, max_new_tokens, self._model.loaded.stop_ids)
+
+    def settle(self, spoken: Spoken | None) -> None:
+        self.scroll.rewind(self._mark)
+        self._mark = None
+
+    def take_lines(self) -> tuple[list[TimedText], int]:
+        lines, flops = self._lines, self._line_flops
+        self._lines, self._line_flops = [], 0
+        return lines, flops
+
+    def stats(self) -> dict[str, int]:
+        store = self.scroll.store
+        return {
+            "num_tokens": len(store),
+            "num_rounds": self._num_rounds,
+            "kv_bytes_device": store.num_bytes,
+            "kv_bytes_host": 0,
+            "kv_bytes_reserved": store.reserved_bytes,
+        }
+
+    def begin_round(self) -> None:
+        """Let go of what is old, before a round is shown."""
+        if self._windows.text_rounds == 1 and self._num_rounds and not self._options.upstream_quirks:
+            self.scroll.read()  # the answer that moves must have been read to its end
+        spans, silence_id = self.scroll.numbered(), self._model.loaded.silence_id
+        quirks = self._options.upstream_quirks
+        self.scroll.rearrange(evicted(spans, self._num_rounds, self._windows, silence_id, quirks))
+
+    def _take_round(self) -> int:
+        patches, self._waiting = self._waiting, []
+        self.begin_round()
+        is_lost = not self._options.upstream_quirks and all(span.kind != QUERY for span in self.scroll.spans)
+        text, self._news = self._news or (self._query if is_lost else ""), ""
+        self.scroll.spans += [*self._newline(), *self._user(patches, text), self._text("reply.head", ASSISTANT)]
+        logits, cost = self.scroll.read()
+        self.scroll.spans.append(Span(REPLY, self._num_rounds, []))
+        with self._timer.apart("speak"):
+            self._comment(logits, patches)
+        self.scroll.spans.append(Span(REPLY_TAIL, self._num_rounds, [self._model.loaded.im_end_id]))
+        self._num_rounds += 1
+        return cost.flops
+
+    def _comment(self, logits: Tensor, patches: Sequence[Patch]) -> None:
+        """Say something about a round, or stay silent."""
+        options, loaded = self._options, self._model.loaded
+        if not options.commentary:
+            self.scroll.spans[-1].ids.append(loaded.silence_id)
+            return
+        stops = loaded.stop_ids if options.upstream_quirks else loaded.stop_ids | {loaded.silence_id}
+        voice = Voice(options.repetition_penalty, options.temperature)
+        spoken, flops = self._say(voice, logits, options.commentary_tokens, stops)
+        text = loaded.text([token for token in spoken.ids if token != loaded.silence_id])
+        self._lines.append(TimedText(patches[0].start_s, patches[-1].stop_s, text))
+        self._line_flops += flops
+        self.last_spoken = spoken
+
+    def _say(self, voice: Voice, logits: Tensor, limit: int, stops: frozenset[int]) -> tuple[Spoken, int]:
+        """Words into the last span; a stop token other than `` ...`` is none of them."""
+        flops, span = 0, self.scroll.spans[-1]
+        seen = seen_mask(len(logits), logits.device)
+        seen[self.scroll.ids] = True
+
+        def read(token: int) -> Tensor:
+            nonlocal flops
+            span.ids.append(token)
+            after, cost = self.scroll.read()
+            flops += cost.flops
+            return after
+
+        spoken = speak(voice, logits, seen, read, limit, stops, self._generator)
+        if spoken.ids[-1] not in self._model.loaded.stop_ids:
+            span.ids.append(spoken.ids[-1])
+        return spoken, flops
+
+    def _opening(self) -> list[Span]:
+        head = f"{IM_START}previous text\n"
+        return [
+            self._text("system", SYSTEM, START),
+            self._text("previous.head", head, START),
+            self._text(PREVIOUS, self._options.previous_text, START),
+            self._text(PREVIOUS_TAIL, CLOSE, START),
+        ]
+
+    def _newline(self) -> list[Span]:
+        """Between the end of an answer and the next turn."""
+        last = self.scroll.spans[-1]
+        return [self._text(REPLY_TAIL, "\n", last.round)] if last.kind == REPLY_TAIL else []
+
+    def _user(self, patches: Sequence[Patch], text: str) -> list[Span]:
+        spans = [self._text("user.head", USER)]
+        if patches:
+            spans.append(self._text(TIME, time_text(patches[0].start_s, patches[-1].stop_s)))
+            spans += self._clip(Clip(tuple(patch.visual for patch in patches)))
+        return [*spans, self._text(QUERY, text), self._text(TAIL, CLOSE)] if text else [*spans, self._text(TAIL, CLOSE)]
+
+    def _clip(self, clip: Clip) -> list[Span]:
+        ids = [self._model.loaded.video_id] * clip.num_tokens
+        video = Span(CLIP, self._num_rounds, ids, clip.shape_only(), clip.tokens)
+        return [self._text(CLIP, VISION_START), video, self._text(CLIP, VISION_END)]
+
+    def _text(self, kind: str, text: str, number: int | None = None) -> Span:
+        return Span(kind, self._num_rounds if number is None else number, self._model.loaded.token_ids(text))
