@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from math import floor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
-from stc_lab.cachers.merge_schedule import TRENDS, Trend, exact_schedule, released_schedule
+from stc_lab.cachers.merge_schedule import TRENDS, Trend, exact_schedule, fewest, released_schedule
 from stc_lab.cachers.merging import match
+from stc_lab.cachers.selection import share
 from stc_lab.measure.flops import vit_block_flops
 from stc_lab.vision.base import Block, TowerFacts, VisionTower
 
@@ -34,8 +34,8 @@ class ToMeCacher(Cacher):
 
     In every layer, between attention and MLP, the most similar tokens become one (their size-weighted mean; metric:
     the layer's keys, averaged over heads). One of three says how far: ``num_tokens`` patches leave the tower,
-    exactly; or ``keep_ratio`` of them, rounded down (0.25 if nothing is given); or ``r`` are merged per layer as in
-    the released code. ``schedule``: the same number in every layer, or linearly falling or rising numbers.
+    exactly; or ``keep_ratio`` of them, rounded down; or ``r`` are merged per layer as in the released code. With none
+    of them 0.25 are left, or what a tower of few layers comes down to, since a layer merges at most half. ``schedule``: the same number in every layer, or linearly falling or rising numbers.
     ``proportional_attention`` counts a merged token as often as the patches it stands for.
 
     The tower's grid (27x27 for LLaVA-OneVision) is gone then, and with it what the backbone's pooling works on.
@@ -80,13 +80,6 @@ class ToMeCacher(Cacher):
     def merged_tokens(self) -> int | None:
         return self.num_tokens if self.output == "merged" else None
 
-    def answer_settings(self) -> dict[str, Any]:
-        """Two ways to say the same become one: the default share is written out."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "name"}
-        if self.num_tokens is None and self.r is None:
-            settings["keep_ratio"] = self.keep_ratio or DEFAULT_KEEP_RATIO
-        return settings
-
     def new_state(self) -> None:
         return None
 
@@ -95,7 +88,9 @@ class ToMeCacher(Cacher):
         if self.r is not None:
             return released_schedule(self.r, self.schedule, facts.num_layers)
         num_patches = facts.num_tokens - facts.num_special_tokens
-        num_left = self.num_tokens or max(1, floor(num_patches * (self.keep_ratio or DEFAULT_KEEP_RATIO) + 1e-9))
+        num_left = self.num_tokens or max(1, share(num_patches, self.keep_ratio or DEFAULT_KEEP_RATIO))
+        if self.num_tokens is None and self.keep_ratio is None:
+            num_left = max(num_left, fewest(num_patches, facts.num_layers))
         return exact_schedule(num_patches, num_left, self.schedule, facts.num_layers)
 
     def run(self, tower: VisionTower, x: Tensor, state: None) -> Encoded:
