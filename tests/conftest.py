@@ -11,6 +11,11 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-prompts`` writes the frozen prompt files anew; without it a changed prompt is a failure."""
+    parser.addoption("--update-prompts", action="store_true", help="write tests/benchmarks/prompts/*.txt anew")
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder with upstream golden numbers and real clips; tests that need it are skipped where it is absent."""

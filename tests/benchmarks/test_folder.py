@@ -101,3 +101,38 @@ def test_scoring(options: tuple[str, ...], gold: str, prediction: str, text: str
     assert isinstance(benchmark, Benchmark)
     question = Question("q", 0.0, "?", options, gold)
     assert benchmark.score(question, Answer(text, prediction, "fake")) is expected
+
+
+def test_csv_files_say_the_same_as_json_lines(videos: Path) -> None:
+    rows = [
+        {"video": "b.mp4", "time_s": 1.5, "question": "what, if any?", "options": ["x y", "z"], "answer": "B", "task": "t"},
+        {"video": "a.MKV", "question": "end?"},
+    ]
+    lines = ["video,time_s,question,options,answer,task", 'b.mp4,1.5,"what, if any?",x y | z,B,t', "a.MKV,,end?,,,"]
+    (videos / "questions.csv").write_text("\n".join(lines) + "\n")
+    from_csv = FolderBenchmark(videos=str(videos), questions=str(videos / "questions.csv")).streams()
+    assert from_csv == ask(videos, *rows).streams()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("b.mp4,1,?,,", "line 2 has more cells"),
+        ("b.mp4,soon,?,", "line 2: time_s='soon'"),
+        (",1,?,", r"line 2 misses \['video'\]"),
+        ("b.mp4,1,?,C", "line 2: answer 'C' is none of A, B"),
+    ],
+)
+def test_mistakes_in_a_csv_file_are_named(videos: Path, line: str, message: str) -> None:
+    cells = line.split(",")
+    (videos / "q.csv").write_text("video,time_s,question,answer,options\n" + ",".join([*cells[:4], "x|y", *cells[4:]]))
+    with pytest.raises(ValueError, match=message):
+        FolderBenchmark(videos=str(videos), questions=str(videos / "q.csv")).streams()
+
+
+def test_missing_videos_of_a_question_file_can_stop_the_run(videos: Path) -> None:
+    ask(videos, {"video": "b.mp4", "question": "?"}, {"video": "gone.mp4", "question": "?"})
+    settings = {"videos": str(videos), "questions": str(videos / "questions.jsonl")}
+    assert len(FolderBenchmark(**settings).streams()) == 2
+    with pytest.raises(ValueError, match=r"1 of 2 videos are missing \(1 of 2 questions\)"):
+        FolderBenchmark(**settings, missing="error").streams()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stc_lab.benchmarks.folder import FolderBenchmark
+from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.predict.recorder import NEVER_TIME, NO_FRAME, Recorder
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
@@ -206,7 +207,7 @@ class Watcher(Session):
 
 
 def poll_run(moment_s: float, *questions: Question, recorded: set[str] = frozenset()) -> tuple[list[Record], Source]:
-    recorder = Recorder("f", FolderBenchmark("."), "cpu")
+    recorder = Recorder("f", StreamingBenchProactive(root=".", videos="."), "cpu")
     task, source = StreamTask(Stream("s", Path("s.mp4"), questions), frozenset(recorded)), Source()
     return list(run_stream(task, lambda: Watcher(moment_s), source, recorder)), source
 

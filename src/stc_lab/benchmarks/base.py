@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from stc_lab.types import Answer, Question, Stream
 
@@ -11,11 +11,13 @@ from stc_lab.types import Answer, Question, Stream
 class Benchmark(Protocol):
     """A set of streams and a scoring rule; implementations are frozen dataclasses of settings.
 
-    ``fps`` is the rate at which frames are sampled from every stream.
+    ``fps`` is the rate at which frames are sampled from every stream. ``judges_texts``: the rule judges what was said;
+    otherwise an answer that the backbone could not read is wrong without being judged.
     """
 
     name: str
     fps: float
+    judges_texts: ClassVar[bool]
 
     def streams(self) -> list[Stream]:
         """All streams of the benchmark, always in the same order, with unique ids. Raises ``ValueError`` on user
@@ -29,25 +31,12 @@ class Benchmark(Protocol):
 
 
 def score_answer(question: Question, answer: Answer) -> bool | None:
-    """The letter must equal the gold letter; without options the texts must be equal but for case and space.
-
-    What was polled for must come at the right time and contain the gold text.
-    """
+    """The letter must equal the gold letter; without options the texts must be equal but for case and space."""
     if not question.answer:
         return None
-    if question.polling:
-        return is_timely(question, answer) and question.answer in answer.text
     if question.options:
         return answer.prediction == question.answer
     return answer.text.strip().casefold() == question.answer.strip().casefold()
-
-
-def is_timely(question: Question, answer: Answer) -> bool:
-    """Whether the poll that said yes was within ``meta["tolerance_s"]`` of ``meta["ground_truth_time_s"]``."""
-    answered_s = answer.details.get("answered_s")
-    if answered_s is None:
-        return False
-    return abs(answered_s - question.meta["ground_truth_time_s"]) <= question.meta["tolerance_s"]
 
 
 def check_limit_and_fps(limit: int | None, fps: float) -> None:

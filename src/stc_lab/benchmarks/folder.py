@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stc_lab.benchmarks.base import check_limit_and_fps, score_answer
 from stc_lab.benchmarks.files import ON_MISSING, report_missing
@@ -34,6 +34,8 @@ class FolderBenchmark:
     fps: float = 1.0
     missing: Literal["error", "skip"] = "skip"
     name: str = "folder"
+
+    judges_texts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_limit_and_fps(self.limit, self.fps)

@@ -25,11 +25,13 @@ FILES = {
 
 NO_OPTION = "@"
 """Gold letter of a question whose gold text is none of its options; as in the official script, nothing equals it."""
+NO_QUESTION = "(no question)"
+"""Stands for the question of an annotation that is empty but for its video, where a memory is searched by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLVU(OfficialBenchmark):
-    """2,175 questions, asked at the end of the video.
+    """2,175 questions, asked at the end of the video; one is empty and two have no right option, officially too.
 
     A stream is a file in one of the seven folders (1,242 of them): names recur between folders, and nothing promises
     that the files are the same.
@@ -56,7 +58,7 @@ def _question(entry: Mapping[str, Any], question_id: str, task: str, group: str)
     return Question(
         question_id=question_id,
         time_s=math.inf,
-        text=entry["question"],
+        text=entry["question"].strip() or NO_QUESTION,
         options=options,
         answer=matches[-1] if matches else NO_OPTION,  # of equal options the official script takes the last
         task=task,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from stc_lab.benchmarks.base import check_limit_and_fps, score_answer
+from stc_lab.benchmarks.base import check_limit_and_fps
 from stc_lab.benchmarks.files import ON_MISSING, find_annotation, find_video, report_missing, video_folder
+from stc_lab.scoring.rules import rule_of
 from stc_lab.types import Answer, Question, Stream
 
 PROMPT_STYLES = ("official", "backbone", "bare")
@@ -42,6 +43,7 @@ class OfficialBenchmark(ABC):
     fps: float = 1.0
     name: str = ""
 
+    judges_texts: ClassVar[bool] = True
     annotations: ClassVar[tuple[str, ...]] = ()
     prompt_styles: ClassVar[tuple[str, ...]] = PROMPT_STYLES
 
@@ -71,8 +73,8 @@ class OfficialBenchmark(ABC):
         return streams
 
     def score(self, question: Question, answer: Answer) -> bool | None:
-        """See :func:`score_answer`."""
-        return score_answer(question, answer)
+        """The benchmark's official rule, see :mod:`stc_lab.scoring.rules`."""
+        return rule_of(type(self).name).official(question, answer.text, answer.details)
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from stc_lab.benchmarks.base import check_limit_and_fps, score_answer
 from stc_lab.pocket.dataset import ensure_streams
@@ -23,6 +24,8 @@ class PocketBenchmark:
     limit: int = 32
     fps: float = 1.0
     name: str = "pocket"
+
+    judges_texts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_limit_and_fps(self.limit, self.fps)

@@ -64,8 +64,8 @@ class Recorder:
     def answered(
         self, stream: Stream, question: Question, answer: Answer, seen: Seen, stats: dict, polls: Polls | None = None
     ) -> Record:
-        """Record of a question that was asked; ``unanswered`` when the reader found no answer in the text."""
-        is_read = answer.prediction is not None
+        """Record of a question that was asked; ``unanswered`` when nothing was said that the benchmark can judge."""
+        is_read = answer.prediction is not None or (self.benchmark.judges_texts and bool(answer.text.strip()))
         correct = self.benchmark.score(question, answer) if is_read else _never_right(question)
         record = self._record(stream, question, "answered" if is_read else "unanswered", correct, seen, polls)
         record.reason = None if is_read else UNREADABLE

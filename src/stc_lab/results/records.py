@@ -21,7 +21,7 @@ class Record:
     """What became of one question.
 
     ``time_s`` is ``None`` for a question at the end of the video. ``status``: ``answered``; ``unanswered``
-    when no answer could be read; ``failed`` with ``reason`` when the stream broke. ``error`` is set only when
+    when no answer could be read (where an official rule judges texts: when nothing was said); ``failed`` with ``reason`` when the stream broke. ``error`` is set only when
     the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
     ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
     ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``vision_batch_size``
