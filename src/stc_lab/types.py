@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+FRAME_STAGES = ("decode", "preprocess", "vision", "project", "prune", "prefill")
+QUESTION_STAGES = ("retrieve", "question", "generate")
+"""Names under which the time of a frame and of a question is kept."""
+
 
 @dataclass(frozen=True)
 class Question:

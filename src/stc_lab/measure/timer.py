@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import torch
 
-FRAME_STAGES = ("decode", "preprocess", "vision", "project", "prune", "prefill")
-QUESTION_STAGES = ("retrieve", "question", "generate")
+from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
+
+__all__ = ["FRAME_STAGES", "QUESTION_STAGES", "StageTimer"]
 
 
 class StageTimer:

@@ -115,8 +115,8 @@ def interval(cells: Cells, average: Average, seed: int = 0) -> tuple[list[float]
         return list(drawn), "stream_bootstrap"
     num_right, num = cells.hits.sum(), cells.sizes.sum()
     pooled = stats.binomtest(int(num_right), int(num)).proportion_ci(LEVEL, method="wilson")
-    low = max(0.0, value - (num_right / num - float(pooled.low)))
-    high = min(1.0, value + (float(pooled.high) - num_right / num))
+    low = max(0.0, float(value - (num_right / num - pooled.low)))
+    high = min(1.0, float(value + (pooled.high - num_right / num)))
     if drawn is None:
         return [low, high], "wilson"
     return [min(low, drawn[0]), max(high, drawn[1])], "stream_bootstrap_and_wilson"

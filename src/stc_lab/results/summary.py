@@ -8,34 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from stc_lab.measure.timer import FRAME_STAGES, QUESTION_STAGES
 from stc_lab.results.records import SCHEMA, Record
 from stc_lab.results.statistics import accuracy_summary, distribution, split_summary
 from stc_lab.results.summary_file import SUMMARY_FILE, read_summary, write_summary
+from stc_lab.scoring.rules import rule_of
+from stc_lab.scoring.summary import score_summary
+from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
 
 __all__ = ["ENCODE_STAGES", "SUMMARY_FILE", "overhead_ratio", "read_summary", "summarize", "write_summary"]
 
 ENCODE_STAGES = tuple(stage for stage in FRAME_STAGES if stage != "decode")
 
 
-def summarize(records: Sequence[Record], requested_tokens: int | None, seed: int = 0) -> dict[str, Any]:
+def summarize(
+    records: Sequence[Record], requested_tokens: int | None, seed: int = 0, benchmark: str = ""
+) -> dict[str, Any]:
     """All numbers of a run.
 
-    ``requested_tokens``: tokens per frame that the pruner was asked for. Latency is in milliseconds without
-    warm-up: per stage, ``frame_ms`` (all stages of a frame but decoding), ``answer_ms`` (all stages of a
-    question) and ``ttft_ms``. FLOPs are means over all frames or questions. ``overhead_ratio`` is the share of
-    the wall time that no stage accounts for: loop, records, progress display.
+    ``requested_tokens``: tokens per frame that the pruner was asked for. ``benchmark``: its name; one with an official
+    rule is averaged by that (:func:`stc_lab.scoring.summary.score_summary`), of any other all questions count the same.
+    Latency is in milliseconds without warm-up: per stage, ``frame_ms`` (all stages of a frame but decoding),
+    ``answer_ms`` (all stages of a question) and ``ttft_ms``. FLOPs are means over all frames or questions.
+    ``overhead_ratio`` is the share of the wall time that no stage accounts for: loop, records, progress display.
     """
     frames = _FrameColumns(records)
     return {
         "schema": SCHEMA,
-        **accuracy_summary(records, seed),
+        **_accuracy(records, seed, benchmark),
         "num_answered": _count(records, "answered"),
         "num_unanswered": _count(records, "unanswered"),
         "num_failed": _count(records, "failed"),
         "num_errors": sum(record.error is not None for record in records),
-        "by_task": split_summary(records, lambda record: record.task, seed),
-        "by_group": split_summary(records, lambda record: record.group, seed),
         "num_frames": len(frames.num_tokens),
         "tokens_per_frame": {"requested": requested_tokens, "achieved": _mean(frames.num_tokens)},
         "reference_ratio": _mean(frames.is_reference),
@@ -52,6 +55,17 @@ def summarize(records: Sequence[Record], requested_tokens: int | None, seed: int
         },
         "peak_mem_gib": _peak(records, "peak_mem_gib"),
         "overhead_ratio": overhead_ratio(records),
+    }
+
+
+def _accuracy(records: Sequence[Record], seed: int, benchmark: str) -> dict[str, Any]:
+    rule = rule_of(benchmark)
+    if rule is not None:
+        return score_summary(records, rule, seed)
+    return {
+        **accuracy_summary(records, seed),
+        "by_task": split_summary(records, lambda record: record.task, seed),
+        "by_group": split_summary(records, lambda record: record.group, seed),
     }
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stc_lab.scoring.marks import REPEATED
+
 MISSING: Any = object()
 """Stands for a response that the file does not have at all."""
 
@@ -101,4 +103,4 @@ def with_unique_ids(predictions: Iterable[Prediction]) -> tuple[tuple[Prediction
 
 
 def _repeated(number: int) -> dict[str, bool]:
-    return {"repeated": True} if number > 1 else {}
+    return {REPEATED: True} if number > 1 else {}
