@@ -13,7 +13,7 @@ from stc_lab.predict.identity import claim_run_folder
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 from stc_lab.results.summary import summarize, write_summary
 
-TASKS = ("shape", "color", "count", "order", "<b>odd</b>")
+TASKS = ("shape", "color", "<b>odd</b>")
 FULL_TOKENS = 196
 ENVIRONMENT = {
     "time": "2026-01-01T00:00:00+00:00", "command": "python -m stc_lab -m ...", "stc_lab": "0.1", "python": "3.11.7",
@@ -67,7 +67,7 @@ def write_run(
 
 
 def make_records(fingerprint: str, pruner: str, budget: int, cacher: str, num_streams: int) -> list[Record]:
-    """Five questions per stream, one per task, eight seconds apart at one frame per second."""
+    """Three questions per stream, one per task, eight seconds apart at one frame per second."""
     rng = np.random.default_rng([budget, len(pruner)])
     weakness = {"none": 0.0, "stc": 6.0}.get(pruner, 22.0)
     chance = 0.9 - weakness / (budget + 30)
