@@ -133,7 +133,7 @@ def test_vision_stage_shelves_and_export(tmp_path, encoder):
     run_stage(stage, tmp_path)
     shelf = build_shelf(model.eval(), 8, 1, tmp_path)
     assert shelf.tokens.shape == (1, 8, 196, 128) and np.isfinite(shelf.tokens).all()
-    tokens, batch = TokenBatches({8: shelf}, encoder, Mix((7,), (1.0,), (8,), (1.0,)), seed=1)[0]
+    tokens, batch = TokenBatches({8: shelf}, encoder, {0: Mix((7,), (1.0,), (8,), (1.0,))}, seed=1)[0]
     assert tokens.shape[1:] == (8, 7, 128) and (batch.cells.diff(dim=-1) > 0).all()
     language = LanguageModel(new_pocket(encoder.tokenizer), encoder)
     run_stage(Stage("streams", language, [], lambda s: language.loss(tokens, batch), 1), tmp_path)

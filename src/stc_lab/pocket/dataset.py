@@ -13,8 +13,8 @@ from stc_lab.pocket.world.render import Renderer
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.types import Question, Stream
 
-WORLD_VERSION = 1
-FIRST_SEED = {"dev": 10_000_000, "test": 20_000_000}
+WORLD_VERSION = 2
+FIRST_SEED = {"dev": 10_000_000, "test": 30_000_000}
 """Training draws its streams from seeds of 2**40 and above."""
 QUESTIONS_PER_STREAM = 12
 SHORT_S, LONG_S = 12, 28

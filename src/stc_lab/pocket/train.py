@@ -7,6 +7,7 @@ model on what the tower really says). Logs and checkpoints lie in ``--folder``; 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from stc_lab.pocket.export import assemble, export
 from stc_lab.pocket.model import new_pocket
 from stc_lab.pocket.tokenizer import build_tokenizer
 from stc_lab.pocket.training import vision
-from stc_lab.pocket.training.batches import BindingBatches, Mix, QuestionEncoder, StillBatches, SymbolBatches
+from stc_lab.pocket.training.batches import (
+    CELLS,
+    HARD,
+    BindingBatches,
+    Mix,
+    QuestionEncoder,
+    StillBatches,
+    SymbolBatches,
+)
 from stc_lab.pocket.training.features import Shelf, TokenBatches, build_shelf
 from stc_lab.pocket.training.language import Ahead, LanguageModel
 from stc_lab.pocket.training.loop import Stage, run_stage
@@ -64,13 +73,12 @@ def train_stills(folder: Path, num_steps: int = 700) -> LanguageModel:
     return _language(folder, "stills", "binding", batches, num_steps, 1.5e-3)
 
 
-def train_words(folder: Path, num_steps: int = 1300) -> LanguageModel:
+def train_words(folder: Path, num_steps: int = 1800) -> LanguageModel:
     """The language model on the visual code of labelled streams, few tokens a frame, about 25 CPU minutes."""
     few = Mix((6, 12, 24, 48), (0.3, 0.35, 0.25, 0.1), (8, 12, 28), (0.35, 0.5, 0.15))
     more = Mix((10, 16, 28, 48), (0.25, 0.35, 0.25, 0.15), (8, 12, 28), (0.15, 0.7, 0.15))
-    batches = SymbolBatches(QuestionEncoder(build_tokenizer()), {0: few, 420: more}, seed=3)
+    batches = SymbolBatches(QuestionEncoder(build_tokenizer()), {0: few, 400: more}, seed=3)
     return _language(folder, "words", "stills", batches, num_steps, 1.5e-3, final_lr_ratio=0.5)
-
 
 
 def build_shelves(folder: Path, sizes: tuple[tuple[int, int], ...] = ((12, 1000), (28, 160))) -> dict[int, Shelf]:
@@ -79,11 +87,13 @@ def build_shelves(folder: Path, sizes: tuple[tuple[int, int], ...] = ((12, 1000)
     return {duration: build_shelf(model, duration, number, folder) for duration, number in sizes}
 
 
-def train_streams(folder: Path, num_steps: int = 1800) -> LanguageModel:
-    """The language model on real tokens at all budgets, two fifths of the time at 128 and 196, about 40 CPU minutes."""
+def train_streams(folder: Path, num_steps: int = 3200) -> LanguageModel:
+    """The language model on real tokens at all budgets, two fifths of the time at 128 and 196, about 45 CPU minutes."""
     encoder = QuestionEncoder(build_tokenizer())
-    mix = Mix((8, 16, 32, 64, 128, 196), (0.06, 0.20, 0.24, 0.20, 0.15, 0.15))
-    source = Ahead(TokenBatches(build_shelves(folder), encoder, mix, seed=4))
+    short = Mix((8, 16, 32, 64, 128, 196), (0.05, 0.16, 0.20, 0.20, 0.18, 0.21))
+    long = replace(short, duration_weights=(0.7, 0.3), long_at_most=CELLS)  # positions as far as a full window's
+    late = replace(long, emphasis=HARD | {"which_gone": 5.0})  # learnt last of all
+    source = Ahead(TokenBatches(build_shelves(folder), encoder, {0: short, 1000: long, 1400: late}, seed=4))
     model = LanguageModel(new_pocket(encoder.tokenizer), encoder)
     model.load_state_dict(torch.load(folder / "words.pt", weights_only=True)["model"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.2e-3, betas=(0.9, 0.95), weight_decay=0.01)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, NUMBERS, SHAPE
 
 IGNORE = -100
 CELLS = 196
+HARD = {"where_first": 3.0, "color_before": 2.0, "which_gone": 2.0, "times_so_far": 2.0, "here_now": 2.0}
+"""Tasks that streams rarely allow or that are learnt late."""
 INIT_PROMPT = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
 
 
@@ -81,7 +84,11 @@ class StreamBatch:
 
 @dataclass(frozen=True)
 class Mix:
-    """How batches are drawn: ``budgets`` with weights, ``durations`` with weights, tokens in one batch."""
+    """How batches are drawn: ``budgets`` with weights, ``durations`` with weights, tokens in one batch.
+
+    Frames of more than ``long_at_most`` tokens come with the first of the durations only. ``emphasis`` per task: see
+    :func:`stc_lab.pocket.world.questions.sample_questions`.
+    """
 
     budgets: tuple[int, ...]
     budget_weights: tuple[float, ...]
@@ -89,13 +96,22 @@ class Mix:
     duration_weights: tuple[float, ...] = (0.85, 0.15)
     tokens_per_batch: int = 3600
     num_questions: int = 12
+    long_at_most: int = 64
+    emphasis: Mapping[str, float] = field(default_factory=lambda: HARD)
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """(duration, budget, number of streams) of one batch."""
         budget = int(rng.choice(self.budgets, p=self.budget_weights))
-        duration = int(rng.choice(self.durations, p=self.duration_weights)) if budget <= 64 else self.durations[0]
+        is_any = budget <= self.long_at_most
+        duration = int(rng.choice(self.durations, p=self.duration_weights)) if is_any else self.durations[0]
         size = self.tokens_per_batch // (duration * budget + 300)
-        return duration, budget, int(np.clip(size, 2, 16))
+        fewest = 2 if duration * budget < self.tokens_per_batch * 3 // 4 else 1
+        return duration, budget, int(np.clip(size, fewest, 16))
+
+
+def mix_at(mixes: dict[int, Mix], step: int) -> Mix:
+    """The mix that holds at ``step``: ``mixes`` maps the step from which one holds to it; the first must be 0."""
+    return mixes[max(start for start in mixes if start <= step)]
 
 
 def choose_cells(rng: np.random.Generator, labels: CellLabels, budget: int) -> np.ndarray:
@@ -121,7 +137,7 @@ class SymbolBatches(Dataset):
     """Batch ``step`` of endless fresh streams that are never drawn, only labelled; same step, same batch."""
 
     def __init__(self, encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
-        """``mixes`` maps the step from which a mix holds to it; the first must be 0."""
+        """``mixes``: see :func:`mix_at`."""
         self.encoder, self.mixes, self.seed = encoder, mixes, seed
 
     def __len__(self) -> int:
@@ -129,11 +145,11 @@ class SymbolBatches(Dataset):
 
     def __getitem__(self, step: int) -> StreamBatch:
         rng = np.random.default_rng([self.seed, step])
-        mix = self.mixes[max(start for start in self.mixes if start <= step)]
+        mix = mix_at(self.mixes, step)
         duration, budget, size = mix.draw(rng)
         scripts = [sample_script(int(s), duration) for s in rng.integers(1 << 40, 1 << 41, size=size)]
         labels = [label_stream(script) for script in scripts]
-        questions = [sample_questions(script, mix.num_questions, step) for script in scripts]
+        questions = [sample_questions(script, mix.num_questions, step, emphasis=mix.emphasis) for script in scripts]
         return gather_batch(rng, labels, questions, self.encoder, budget, torch.arange(size))
 
 

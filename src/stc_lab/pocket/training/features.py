@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stc_lab.pocket.training.batches import CELLS, Mix, QuestionEncoder, StreamBatch, gather_batch, label_stream
+from stc_lab.pocket.training.batches import (
+    CELLS,
+    Mix,
+    QuestionEncoder,
+    StreamBatch,
+    gather_batch,
+    label_stream,
+    mix_at,
+)
 from stc_lab.pocket.training.vision import VisionModel
 from stc_lab.pocket.world.codec import write_video
 from stc_lab.pocket.world.questions import sample_questions
@@ -71,8 +79,9 @@ def _coded_frames(script: Script) -> list[np.ndarray]:
 class TokenBatches(Dataset):
     """Batches of streams from the shelves with fresh questions and fresh choices of cells."""
 
-    def __init__(self, shelves: dict[int, Shelf], encoder: QuestionEncoder, mix: Mix, seed: int) -> None:
-        self.shelves, self.encoder, self.mix, self.seed = shelves, encoder, mix, seed
+    def __init__(self, shelves: dict[int, Shelf], encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
+        """``mixes``: see :func:`stc_lab.pocket.training.batches.mix_at`."""
+        self.shelves, self.encoder, self.mixes, self.seed = shelves, encoder, mixes, seed
 
     def __len__(self) -> int:
         return 1 << 30
@@ -80,12 +89,13 @@ class TokenBatches(Dataset):
     def __getitem__(self, step: int) -> tuple[Tensor, StreamBatch]:
         """Tokens [S, T, B, D] and their batch."""
         rng = np.random.default_rng([self.seed, step])
-        duration, budget, size = self.mix.draw(rng)
+        mix = mix_at(self.mixes, step)
+        duration, budget, size = mix.draw(rng)
         shelf = self.shelves[duration]
         chosen = rng.integers(len(shelf.tokens), size=size)
         scripts = [shelf.script(int(i)) for i in chosen]
         labels = [label_stream(script) for script in scripts]
-        questions = [sample_questions(script, self.mix.num_questions, step + 1) for script in scripts]
+        questions = [sample_questions(script, mix.num_questions, step + 1, emphasis=mix.emphasis) for script in scripts]
         batch = gather_batch(rng, labels, questions, self.encoder, budget, torch.from_numpy(chosen))
         tokens = np.stack([np.take_along_axis(shelf.tokens[i], c[..., None], 1) for i, c in zip(chosen, batch.cells.numpy())])
         return torch.from_numpy(tokens).float(), batch

@@ -5,8 +5,9 @@ An asker gets (rng, script, time) and returns ``(text, right, wrong)`` or ``None
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -161,13 +162,12 @@ def times_so_far(rng, script, t) -> Asked:
     return track and _number(f"how many times has the {track.shape} come so far ?", track.num_arrivals(t), rng)
 
 
-def came_last(rng, script, t) -> Asked:
-    """Prospective: the newest of the shapes that have come so far."""
-    seen = sorted(_seen(script, t), key=lambda k: k.first_s)
-    if len(seen) < 2 or seen[-1].first_s < 1 or seen[-1].first_s - seen[-2].first_s < 1:
-        return None
-    wrong = [k.shape for k in seen[:-1]]
-    return "which shape came last ?", seen[-1].shape, wrong + [s for s in script.never][: max(0, 3 - len(wrong))]
+def come_so_far(rng, script, t) -> Asked:
+    """Prospective: the one of four shapes that has come so far, rather one that is gone again."""
+    seen = _seen(script, t)
+    track = _pick(rng, _gone(script, t) or seen)
+    unseen = [s for s in SHAPES if s not in {k.shape for k in seen}]
+    return ("which shape has come so far ?", track.shape, unseen) if track and len(unseen) >= 3 else None
 
 
 def _number(text: str, count: int, rng: np.random.Generator) -> Asked:
@@ -180,7 +180,7 @@ def _number(text: str, count: int, rng: np.random.Generator) -> Asked:
 FAMILIES: dict[str, tuple[Asker, ...]] = {
     "realtime": (color_now, shape_now, where_now, here_now),
     "retrospective": (color_gone, color_before, where_gone, where_first, which_gone),
-    "prospective": (not_yet, count_so_far, times_so_far, came_last),
+    "prospective": (not_yet, count_so_far, times_so_far, come_so_far),
 }
 
 
@@ -190,15 +190,19 @@ def sample_questions(
     split_seed: int = 0,
     first_s: int = 3,
     families: tuple[str, ...] = tuple(FAMILIES),
+    emphasis: Mapping[str, float] = MappingProxyType({}),
 ) -> list[PocketQuestion]:
-    """Questions of a script in time order, not before ``first_s``, the families and the answer letters in turn."""
+    """Questions of a script in time order, not before ``first_s``, the families and the answer letters in turn.
+
+    Within a family every task is tried as often as its ``emphasis`` (1 where not given); training leans on the hard.
+    """
     rng = np.random.default_rng([script.seed, script.duration_s, 2, split_seed])
     groups = [families[i % len(families)] for i in range(num_questions)]
     letters = np.concatenate([rng.permutation(4) for _ in range(num_questions // 4 + 1)])
     questions, asked = [], set()
     for group, letter in zip(groups, letters):
         for _ in range(40):
-            question = _try(rng, script, group, int(letter), first_s)
+            question = _try(rng, script, group, int(letter), first_s, emphasis)
             if question is not None and (key := (question.time_s, question.text)) not in asked:
                 asked.add(key)
                 questions.append(question)
@@ -206,9 +210,12 @@ def sample_questions(
     return sorted(questions, key=lambda q: q.time_s)
 
 
-def _try(rng: np.random.Generator, script: Script, group: str, letter: int, first_s: int) -> PocketQuestion | None:
+def _try(
+    rng: np.random.Generator, script: Script, group: str, letter: int, first_s: int, emphasis: Mapping[str, float]
+) -> PocketQuestion | None:
     time_s = float(rng.integers(first_s, script.duration_s)) + ASK_DELAY_S
-    asker = FAMILIES[group][int(rng.integers(len(FAMILIES[group])))]
+    weights = np.array([emphasis.get(asker.__name__, 1.0) for asker in FAMILIES[group]])
+    asker = FAMILIES[group][int(rng.choice(len(weights), p=weights / weights.sum()))]
     asked = asker(rng, script, time_s)
     if not asked or len(asked[2]) < 3:
         return None
