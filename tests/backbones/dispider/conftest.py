@@ -81,7 +81,8 @@ def settings(tiny_folder: Path) -> Callable[..., dict]:
     """Settings of the tiny backbone; keyword arguments override."""
 
     def make(**changes) -> dict:
-        return {"checkpoint": str(tiny_folder), "tokens_per_frame": 4, "name": "dispider", "max_new_tokens": 3} | changes
+        sizes = {"tokens_per_frame": 4, "max_new_tokens": 3}
+        return {"checkpoint": str(tiny_folder), "name": "dispider", **sizes, **changes}
 
     return make
 

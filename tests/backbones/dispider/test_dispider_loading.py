@@ -185,10 +185,21 @@ def test_models_that_cannot_be_built_are_refused(
         Dispider.check_settings(settings(checkpoint=str(folder)))
 
 
-@pytest.mark.parametrize("file", ["config.json", f"{INNER}/config.json", f"{INNER}/tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["config.json", f"{INNER}/config.json", f"{INNER}/tokenizer.json", "model.safetensors"]
+)
 def test_missing_files_are_named(folder: Path, settings: Make, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ValueError, match=f"{Path(file).name}.* not found in"):
+        Dispider(**settings(checkpoint=str(folder)))
+
+
+def test_words_without_an_embedding_are_refused(folder: Path, settings: Make) -> None:
+    path = folder / INNER / "tokenizer.json"
+    words = json.loads(path.read_text())
+    words["added_tokens"].append({**words["added_tokens"][-1], "id": 261, "content": "<another>"})
+    path.write_text(json.dumps(words))
+    with pytest.raises(ValueError, match="a tokenizer has 262 words, its network 261 embeddings"):
         Dispider(**settings(checkpoint=str(folder)))
 
 

@@ -11,17 +11,10 @@ import pytest
 import torch
 
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.sequence import (
-    ANSWERED,
-    QUESTION as ASKED,
-    TODO,
-    Memory,
-    Summary,
-    question_sequence,
-    streaming_sequence,
-)
+from stc_lab.backbones.dispider.sequence import ANSWERED, TODO, Memory, Summary, question_sequence, streaming_sequence
+from stc_lab.backbones.dispider.sequence import QUESTION as ASKED
 from stc_lab.backbones.dispider.session import DispiderSession
-from stc_lab.backbones.proactive import Proactive
+from stc_lab.backbones.proactive import Proactive, follow
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.kv import GrowingStore
 from stc_lab.pruners.none import NoPruner
@@ -175,6 +168,20 @@ def test_the_stream_goes_on_while_a_reaction_runs(eager: Dispider, asynchronous:
     assert facts(slow.ask(QUESTION)) == facts(plain.ask(QUESTION))
     assert slow.stats() == plain.stats()
     slow.close()
+
+
+def test_following_a_stream(eager: Dispider, asynchronous: Dispider, frames: Frames) -> None:
+    session = opened(eager)
+    session.watch(QUESTION)
+    decisions = [decision for decision in push(session, frames) if decision.responds]
+    expected = [(decision, facts(session.respond(decision))) for decision in decisions]
+    assert len(expected) == 2
+    for backbone in (eager, asynchronous):
+        session = opened(backbone)
+        responses = list(follow(session, QUESTION, zip(map(float, range(14)), frames, strict=True)))
+        assert [(decision, facts(answer)) for decision, answer in responses] == expected
+        assert session.stats()["num_watched"] == 0
+        session.close()
 
 
 def test_many_responses_beside_the_stream(eager: Dispider, asynchronous: Dispider, frames: Frames) -> None:

@@ -209,6 +209,18 @@ def test_sizes_follow_the_formula(new_dispider: Callable[..., Dispider], frames:
     assert session.stats() == before
 
 
+def test_work_and_memory_per_clip_do_not_grow(dispider: Dispider, frames: Frames) -> None:
+    """On a long stream every clip costs what the first did, but for the digits of its time."""
+    session, looped = opened(dispider), [frames[i % len(frames)] for i in range(120)]
+    sizes = [session.stats()["kv_bytes_device"]]
+    work = []
+    for start in range(0, 120, CLIP):
+        work.append(push(session, looped[start : start + CLIP], start=start)[-1].flops["prefill"])
+        sizes.append(session.stats()["kv_bytes_device"])
+    assert work[4] == work[20] and max(work) < 1.1 * min(work)
+    assert len(set(np.diff(sizes))) == 1
+
+
 def test_scenes_end_clips(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
     dark, bright = [np.full((20, 20, 3), 5, np.uint8)] * 4, [np.full((20, 20, 3), 250, np.uint8)] * 9
     cut = new_dispider(clips="scenes", scene_threshold=0.9, min_scene_frames=2, clip_frames=5)

@@ -56,11 +56,14 @@ def load_dispider(files: Checkpoint, dtype: torch.dtype) -> LoadedDispider:
     inner = compressor_folder(files)
     tokenizer = _tokenizer(files.name, files.folder)
     model = _load_model(files, sizes, inner, dtype)
+    compressor_tokenizer = _tokenizer(files.name, inner)
+    _check_words(files.name, tokenizer, model.language.config.vocab_size)
+    _check_words(files.name, compressor_tokenizer, model.compressor["model"].config.vocab_size)
     return LoadedDispider(
         model=model,
         sizes=sizes,
         tokenizer=tokenizer,
-        compressor_tokenizer=_tokenizer(files.name, inner),
+        compressor_tokenizer=compressor_tokenizer,
         preprocessor=SquarePreprocessor.from_config(sizes.pixels, sizes.vision["image_size"]),
         stop_ids=_stop_ids(files, tokenizer),
         silent_id=_known_id(tokenizer, SILENT),
@@ -105,6 +108,14 @@ def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     raise ValueError(f"backbone.checkpoint={name}: tokenizer.json (or vocab.json and merges.txt) not found in {folder}")
+
+
+def _check_words(name: str, tokenizer: PreTrainedTokenizerBase, num_rows: int) -> None:
+    """Raise ``ValueError`` when a tokenizer has words that its network has no embedding for."""
+    if len(tokenizer) > num_rows:
+        raise ValueError(
+            f"backbone.checkpoint={name}: a tokenizer has {len(tokenizer)} words, its network {num_rows} embeddings"
+        )
 
 
 def _stop_ids(files: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
