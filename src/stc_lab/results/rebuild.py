@@ -23,5 +23,5 @@ def rebuild_summaries(folders: Sequence[Path]) -> int:
 
 def rebuilt(run: Run) -> dict:
     """The summary of a run with all that follows from its records computed again."""
-    tokens = run.summary.get("tokens_per_frame") or {}
-    return {**run.summary, **summarize(run.records, tokens.get("requested"), run.summary.get("seed", 0))}
+    tokens, seed = run.summary.get("tokens_per_frame") or {}, run.summary.get("seed", 0)
+    return {**run.summary, **summarize(run.records, tokens.get("requested"), seed, run.names["dataset"])}

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stc_lab.results.layout import CONFIG_FILE
+from stc_lab.results.layout import CONFIG_FILE, IDENTITY_FILE
 from stc_lab.results.records import RECORDS_FILE, write_records
 from stc_lab.results.summary_file import write_summary
 from stc_lab.scoring.annotations import completed, expected_questions
@@ -42,7 +42,12 @@ def import_predictions(cfg: DictConfig) -> Imported:
 
 
 def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """Write ``records.jsonl``, ``summary.json`` and ``config.yaml`` into ``run_dir``; returns the summary."""
+    """Write ``records.jsonl``, ``summary.json`` and ``config.yaml`` into ``run_dir``; returns the summary.
+
+    Raises ``ValueError`` for mistakes in the settings, and when the folder is that of a run.
+    """
+    if (run_dir / IDENTITY_FILE).exists():
+        raise ValueError(f"hydra.run.dir={run_dir}: this is the folder of a run; choose another one")
     imported = import_predictions(cfg)
     from stc_lab.results.summary import summarize  # scipy takes a second, and mistakes should show before
 

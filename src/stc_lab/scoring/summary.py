@@ -106,7 +106,7 @@ def _total(verdicts: Verdicts, seed: int) -> dict[str, Any]:
 
 
 def _readings(verdicts: Verdicts, seed: int) -> dict[str, Any]:
-    """Every way to read the answers, over all questions; where one differs from the official one, in which questions."""
+    """Every way to read the answers; where one differs from the official one, in which questions."""
     readings = {"official": _reading(verdicts, verdicts.official, seed)}
     readings["strict"] = {**_reading(verdicts, verdicts.strict, seed), "num_unread": int(verdicts.unread.sum())}
     for name, column in verdicts.others.items():

@@ -23,32 +23,32 @@ def print_scores(console: Console, summary: Summary, paper: str | None = None) -
     row = find_row(summary["benchmark"], paper) if paper else None
     table = Table(title=f"{summary['name']} on {summary['benchmark']} (%)", title_justify="left")
     table.add_column("")
-    for name in ("official", "all questions, 95 % interval", "strict reading", "answered", "questions"):
-        table.add_column(name, justify="right")
+    for name in ("official", "all questions [95 %]", "strict reading", "answered", "questions"):
+        table.add_column(name, justify="right", no_wrap=True)
     if row is not None:
         table.add_column("paper", justify="right")
     for name, part, value in _parts(summary, row):
-        table.add_row(name, *_cells(part), *([_percent(value)] if row is not None else []))
+        table.add_row(name, *_cells(part), *([_printed(value)] if row is not None else []))
     console.print(table)
     for line in (*_facts(summary), *_paper_facts(row)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _parts(summary: Summary, row: PaperRow | None) -> Iterator[tuple[str, Summary, float | None]]:
-    """Label, numbers and the paper's score, in percent: groups with their tasks, then the total."""
+    """Label, numbers and the paper's score: groups with their tasks, then the total."""
     scores = {} if row is None else row.scores
     rule = RULES[summary["benchmark"]]
     known = [name for name in rule.groups if name in summary["by_group"]]
     for group in [*known, *(name for name in summary["by_group"] if name not in known)]:
-        yield group, summary["by_group"][group], _share(scores.get(group))
+        yield group, summary["by_group"][group], scores.get(group)
         for task in rule.groups.get(group, ()):
             if task in summary["by_task"]:
-                yield f"  {task}", summary["by_task"][task], _share(scores.get(task))
+                yield f"  {task}", summary["by_task"][task], scores.get(task)
     grouped = {task for group in known for task in rule.groups[group]}
     for task in summary["by_task"]:
         if task not in grouped:
-            yield f"  {task}", summary["by_task"][task], _share(scores.get(task))
-    overall = None if row is None else _share(row.overall(summary["benchmark"]))
+            yield f"  {task}", summary["by_task"][task], scores.get(task)
+    overall = None if row is None else row.overall(summary["benchmark"])
     yield "total", {**summary, "accuracy_counted": summary["total"]}, overall
 
 
@@ -93,9 +93,10 @@ def _differences(summary: Summary) -> Iterator[str]:
     readings = summary["readings"]
     for name, reading in readings.items():
         if "only_here" in reading:
-            accuracy = f"{_percent(reading['accuracy'])} over all questions, {_percent(reading['accuracy_counted'])} as officially counted"
-            yield f"reading '{name}' differs: {accuracy}"
-            yield f"  right only officially: {_named(reading['only_official'])}; only here: {_named(reading['only_here'])}"
+            counted = f"{_percent(reading['accuracy_counted'])} as officially counted"
+            yield f"reading '{name}' differs: {_percent(reading['accuracy'])} over all questions, {counted}"
+            yield f"  right only officially: {_named(reading['only_official'])}"
+            yield f"  right only here: {_named(reading['only_here'])}"
     if readings["strict"]["num_unread"]:
         yield f"{readings['strict']['num_unread']} texts cannot be read strictly ({summary['rule']['strict']})"
 
@@ -119,5 +120,5 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _share(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
+def _printed(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:.1f}"

@@ -35,7 +35,7 @@ def read_predictions(path: Path, unwrap: bool = False) -> Imported:
     items, files, notes = [], [], []
     for file in json_files(path, WHAT):
         content = load_json(file)
-        if not _has_sections(content):
+        if not has_sections(content):
             notes.append(f"{file.name} is left out: it has none of {', '.join(GROUPS)}")
             continue
         files.append(file)
@@ -47,6 +47,11 @@ def read_predictions(path: Path, unwrap: bool = False) -> Imported:
     return Imported("ovobench", name, tuple(files), predictions, (*notes, *repeated))
 
 
+def has_sections(content: Any) -> bool:
+    """Whether the content of a file has the layout of OVO-Bench's prediction files."""
+    return isinstance(content, dict) and any(isinstance(content.get(group), list) for group in GROUPS)
+
+
 def video_name(path: str) -> str:
     """The official relative path of a video, without the folders of the machine it lay on."""
     parts = PurePosixPath(path.replace("\\", "/")).parts
@@ -54,10 +59,6 @@ def video_name(path: str) -> str:
     if start is not None:
         return "/".join(parts[start:])
     return path.removeprefix("./").removeprefix("data/src_videos/")
-
-
-def _has_sections(content: Any) -> bool:
-    return isinstance(content, dict) and any(isinstance(content.get(group), list) for group in GROUPS)
 
 
 def _section(items: Any, group: str, file: Path, unwrap: bool) -> Iterator[Prediction]:

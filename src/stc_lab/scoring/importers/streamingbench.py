@@ -44,6 +44,23 @@ def read_predictions(path: Path, benchmark: str, model: str | None = None) -> Im
     return Imported(benchmark, file.stem, (file,), predictions, (f"answers are those under '{key}'",))
 
 
+def part_of(content: Any) -> str | None:
+    """The benchmark that the content of a file belongs to, by its first question; ``None`` for another layout."""
+    entry = content
+    while isinstance(entry, list) and entry:
+        entry = entry[0]
+    questions = entry.get("questions") if isinstance(entry, Mapping) else None
+    if not isinstance(questions, list) or not questions or not isinstance(questions[0], Mapping):
+        return None
+    return _part_of_question(questions[0])
+
+
+def _part_of_question(question: Question) -> str:
+    if "ground_truth_output" in question:
+        return "streamingbench_proactive"
+    return "streamingbench_sqa" if question.get("task_type") == SEQUENTIAL else "streamingbench"
+
+
 def _only_file(path: Path) -> Path:
     files = json_files(path, WHAT)
     if len(files) > 1:
@@ -70,12 +87,10 @@ def _entries(content: Any, benchmark: str, file: Path) -> Iterator[tuple[str, Qu
 def _check(question: Any, benchmark: str, where: str) -> None:
     if not isinstance(question, Mapping):
         raise ValueError(f"predictions: {where}: a question is no object")
-    is_proactive = "ground_truth_output" in question
-    found = "streamingbench_proactive" if is_proactive else "streamingbench"
-    if not is_proactive and question.get("task_type") == SEQUENTIAL:
-        found = "streamingbench_sqa"
+    found = _part_of_question(question)
     if found != benchmark:
         raise ValueError(f"benchmark={benchmark}: {where} has questions of benchmark={found}")
+    is_proactive = found == "streamingbench_proactive"
     needed = ("ground_truth_output", "ground_truth_time_stamp") if is_proactive else ("answer",)
     missing = [key for key in ("question", *needed) if key not in question]
     if missing:

@@ -1,0 +1,125 @@
+"""``python -m stc_lab.compare RUN_A RUN_B``: is the second run better, worse, or not distinguishable?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
+from stc_lab.results.records import RECORDS_FILE, write_text_atomically
+from stc_lab.results.summary_file import SUMMARY_FILE
+from stc_lab.scoring.importers import benchmark_of, read_predictions
+from stc_lab.scoring.records import to_records
+from stc_lab.scoring.rules import RULES
+
+if TYPE_CHECKING:
+    from stc_lab.results.comparison import Side
+
+USAGE = """\
+python -m stc_lab.compare RUN_A RUN_B [out=FILE.json] [seed=0] [benchmark=NAME] [model=KEY]
+
+Compares two runs on the questions that both were asked: difference of RUN_B to RUN_A with its 95 % interval
+(videos are resampled), McNemar's test, and the verdict as a sentence. RUN_A and RUN_B are run folders, folders
+that `python -m stc_lab.score` made, or published prediction files themselves.
+  out=FILE.json    also write the result as JSON
+  benchmark=NAME   what prediction files answer; only needed where their layout does not tell
+  model=KEY        StreamingBench files with several models: the key of the answers
+"""
+
+
+@dataclass
+class CompareSettings:
+    """Settings beside the two runs."""
+
+    out: str | None = None
+    seed: int = 0
+    benchmark: str | None = None
+    model: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare what the command line names; exit status 1 for a mistake in it."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print(USAGE)
+        return
+    try:
+        paths, settings = parse(arguments)
+        _compare(paths, settings)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[Path], CompareSettings]:
+    """The two paths and the settings. What exists on disk is a path, also with ``=`` in its name.
+
+    Raises ``ValueError`` for an unknown setting, a path that does not exist, or another number of paths than two.
+    """
+    paths = [Path(text).expanduser() for text in arguments if "=" not in text or Path(text).exists()]
+    rest = [text for text in arguments if "=" in text and not Path(text).exists()]
+    try:
+        settings = OmegaConf.merge(OmegaConf.structured(CompareSettings), OmegaConf.from_dotlist(rest))
+    except OmegaConfBaseException as error:
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"{' '.join(rest)}: {problem}; settings are out, seed, benchmark, model") from error
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: no such folder or file; give two run folders")
+    if len(paths) != 2:
+        raise ValueError(f"two runs are compared, {len(paths)} given: python -m stc_lab.compare RUN_A RUN_B")
+    return paths, OmegaConf.to_object(settings)
+
+
+def _compare(paths: Sequence[Path], settings: CompareSettings) -> None:
+    from stc_lab.results.comparison import compare_sides  # loads scipy, which a wrong command line need not wait for
+    from stc_lab.results.comparison_table import print_comparison
+    from stc_lab.results.terminal import result_console
+
+    names = short_names(*(path.resolve() for path in paths))
+    first, second = (_side(path, name, settings) for path, name in zip(paths, names, strict=True))
+    result = compare_sides(first, second, settings.seed)
+    print_comparison(result_console(), result)
+    if settings.out is not None:
+        out = Path(settings.out).expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(out, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+        print(f"written to {out}")
+
+
+def _side(path: Path, name: str, settings: CompareSettings) -> Side:
+    from stc_lab.results.comparison import Side, read_side
+
+    if path.name in (RECORDS_FILE, SUMMARY_FILE):
+        path = path.parent
+    is_run = path.is_dir() and any((path / file).is_file() for file in (RECORDS_FILE, SUMMARY_FILE, CONFIG_FILE))
+    if is_run or (path / DUPLICATE_FILE).is_file():
+        return read_side(_original(path), name)
+    benchmark = settings.benchmark or benchmark_of(path)
+    imported = read_predictions(benchmark, path, settings.model)
+    records = to_records(imported, RULES[benchmark], fingerprint="")
+    return Side(name, records, {"benchmark": benchmark})
+
+
+def _original(folder: Path) -> Path:
+    """The folder itself, or the equal run of its multirun that was taken over."""
+    file = folder / DUPLICATE_FILE
+    return folder / json.loads(file.read_text(encoding="utf-8"))["run"] if file.is_file() else folder
+
+
+def short_names(first: Path, second: Path) -> tuple[str, str]:
+    """The shortest ends of two paths that tell them apart, at least their last parts."""
+    length = 1
+    while first.parts[-length:] == second.parts[-length:] and length < len(first.parts):
+        length += 1
+    return "/".join(first.parts[-length:]), "/".join(second.parts[-length:])
+
+
+if __name__ == "__main__":
+    main()
