@@ -76,6 +76,8 @@ def _pruner_settings(cfg: DictConfig) -> dict[str, Any]:
     settings = _method_settings(cfg.pruner, cfg)
     if "budget" in settings or "keep_ratio" in settings:
         tokens_per_frame = cfg.backbone.tokens_per_frame
+        if tokens_per_frame is None:  # it depends on the video, and a ratio and a number are not the same
+            return settings
         settings = {key: value for key, value in settings.items() if key not in ("budget", "keep_ratio")}
         settings["num_tokens"] = build(cfg.pruner).num_kept(tokens_per_frame)
     return settings

@@ -79,11 +79,12 @@ class Clock:
         num_warmup = frames["num_warmup"]
         if self._typical_frame_s is not None:
             work_s = [self._typical_frame_s] * num_warmup + work_s[num_warmup:]
+        num_source = frames.get("num_source_frames") or [1] * len(work_s)
         first = 0
         while first < len(work_s):
             size = min(max(1, frames["vision_batch_size"][first]), len(work_s) - first)
             times_s = frames["timestamp_s"][first : first + size]
-            yield FrameJob(times_s[-1], sum(work_s[first : first + size]), size)
+            yield FrameJob(times_s[-1], sum(work_s[first : first + size]), sum(num_source[first : first + size]))
             first += size
 
     def _question_jobs(self, record: Record, end_s: float) -> Iterable[QuestionJob]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 from stc_lab.types import FrameReport
@@ -33,7 +34,17 @@ class FrameLog:
             "latency_ms": round_times(_columns([report.latency_ms for report in reports])),
             "flops": _columns([report.flops for report in reports]),
             "num_warmup": num_warmup,
-        }
+        } | _rare_columns(reports)
+
+
+def _rare_columns(reports: list[FrameReport]) -> dict[str, Any]:
+    """Columns that only some backbones fill; left out where there is nothing to say."""
+    columns = {}
+    if any(report.num_source_frames != 1 for report in reports):
+        columns["num_source_frames"] = [report.num_source_frames for report in reports]
+    if any(report.commentary for report in reports):
+        columns["commentary"] = [[list(astuple(line)) for line in report.commentary] for report in reports]
+    return columns
 
 
 def round_times(times: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class StreamPredictor(LightningModule):
     @property
     def _chunk_size(self) -> int:
         """Frames per push: those that the cacher takes through the tower as one batch."""
-        return getattr(self.cacher, "chunk_size", 1)
+        return getattr(self.cacher, "chunk_size", 1) * getattr(self.backbone, "frames_per_patch", 1)
 
     def _on_frames(self, num_frames: int) -> None:
         notify(self.trainer, "on_frames", num_frames)

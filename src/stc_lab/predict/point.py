@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.benchmarks.base import Benchmark
 from stc_lab.config import build, resolved_accelerator, save_config
+from stc_lab.config.build import settings_of, target_of
 from stc_lab.config.environment import cpu_model
 from stc_lab.predict.clock import Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.predict.data import StreamDataModule
@@ -78,10 +79,11 @@ class Point:
                 self._predict(tasks, fingerprint, sweep_dir)
             finally:
                 records = collect_records(self.run_dir)
-        requested_tokens = build(self.cfg.pruner).num_kept(self.cfg.backbone.tokens_per_frame)
+        requested_tokens = build(self.cfg.pruner).num_kept(_tokens_per_frame(self.cfg))
         clock = Clock(records)
         write_clock(self.run_dir, clock.responses)
-        summary = {**summarize(records, requested_tokens, self.cfg.seed), **self._facts(fingerprint)}
+        summary = summarize(records, requested_tokens, self.cfg.seed, self.cfg.dataset.name)
+        summary |= self._facts(fingerprint)
         summary |= {"clock": clock.summary(self.benchmark.fps), "encoding": encoding_summary(records)}
         summary["prompt"] = prompt_summary(self.cfg.dataset.get("prompt"), records)
         write_summary(self.run_dir, summary)
@@ -123,3 +125,11 @@ class Point:
             "precision": cfg.trainer.precision,
             "fingerprint": fingerprint,
         }
+
+
+def _tokens_per_frame(cfg: DictConfig) -> int:
+    """Visual tokens of a frame before pruning; where they depend on the video, the most there can be."""
+    settings = settings_of(cfg.backbone)
+    if settings["tokens_per_frame"] is not None:
+        return settings["tokens_per_frame"]
+    return target_of(settings).nominal_tokens(settings)

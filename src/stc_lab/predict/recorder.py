@@ -41,7 +41,8 @@ class Recorder:
     def add_frames(self, reports: Sequence[FrameReport], seen: Seen) -> None:
         """Keep the reports of the next frames; their decoding becomes the first stage."""
         for report in reports:
-            report.latency_ms = {"decode": seen.decode_ms.popleft(), **report.latency_ms}
+            decode_ms = sum(seen.decode_ms.popleft() for _ in range(report.num_source_frames))
+            report.latency_ms = {"decode": decode_ms, **report.latency_ms}
             seen.log.add(report, is_warmup=self._warmup_frames > 0)
             self._warmup_frames -= self._warmup_frames > 0
 

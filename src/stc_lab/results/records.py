@@ -25,7 +25,8 @@ class Record:
     the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
     ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
     ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``vision_batch_size``
-    (frames that passed the tower together), ``latency_ms`` and ``flops`` per stage, besides ``num_warmup`` (that many
+    (frames that passed the tower together), ``num_source_frames`` (video frames that an entry stands for, where not
+    1), ``commentary`` (what was said by itself: start, stop, text), ``latency_ms`` and ``flops`` per stage, besides ``num_warmup`` (that many
     first frames are not for latency statistics), ``wait_ms`` (all in all, the loop waited so long for the video: to
     open, and for frames not decoded in time) and ``start_ms`` (time to open the session: its first prompt).
     ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the time since the previous

@@ -31,6 +31,7 @@ class QwenVL(TextBackbone):
     itself are for square frames.
     """
 
+    frames_per_patch = 2
     options_class: ClassVar[type[QwenOptions]]
     loaded: LoadedQwen
 
