@@ -208,3 +208,19 @@ def test_combinations_that_make_no_sense_are_refused(forest: StreamForest, fores
         forest.open(NoCacher(), AttentivePruner(budget=4))
     with pytest.raises(ValueError, match="pruner.budget=64: a frame has 8 tokens"):
         StreamForest.check_combination(settings, NoCacher(), STCPruner(budget=64))
+
+
+@pytest.mark.slow
+def test_two_thousand_frames_cost_as_much_each_as_the_first_hundreds(
+    new_forest: Callable[..., StreamForest], video: Frames, question: Question
+) -> None:
+    forest = new_forest()
+    session, flops = opened(forest), []
+    bound = forest.memory_settings.most_tokens() * 32 * 4
+    for index in range(2000):
+        (report,) = session.push([video[index % len(video)]], [float(index)])
+        flops.append(report.flops["prefill"])
+        stats = session.stats()
+        assert stats["kv_bytes_device"] == stats["num_tokens"] * 32 * 4 <= bound
+    assert sum(flops[-200:]) == pytest.approx(sum(flops[200:400]), rel=0.1)
+    assert session.ask(question).details["num_frames_used"] == 2000
