@@ -76,8 +76,8 @@ class StreamSession(ABC):
             self._pending += self._encode(frames[start:stop], timestamps_s[start:stop])
             self.num_frames += stop - start
             start = stop
-            while len(self._pending) >= self.pruner.window_frames:
-                self._finish(self.pruner.window_frames)
+            while len(self._pending) >= (size := self._window_size()):
+                self._finish(size)
         return self._take_reports()
 
     @torch.inference_mode()
@@ -118,6 +118,10 @@ class StreamSession(ABC):
     @abstractmethod
     def _answer(self, question: Question, mark: float) -> Answer:
         """Answer without disturbing the stream; ``mark`` is the timer's mark at the call of :meth:`ask`."""
+
+    def _window_size(self) -> int:
+        """Frames that pass the pruner together next; a leaf may make a window end where its memory needs it."""
+        return self.pruner.window_frames
 
     def _note_features(self, features: Tensor) -> None:
         """For leaves that want the tower's features [F, T, C] besides the visual tokens made of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.types import Answer, FrameReport, Question
+from stc_lab.types import Answer, FrameReport, Question, VisualTokens
 
 Frames = list[np.ndarray]
 QUESTION = Question("q", 20.0, "What moves?", ("a dot", "a square", "a line"), "B")
@@ -155,6 +155,34 @@ def test_pruning_the_compressor_too(new_dispider: Callable[..., Dispider], frame
     for session in sessions:
         push(session, frames[:6])
     assert facts(sessions[0].ask(QUESTION)) == facts(sessions[1].ask(QUESTION))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(NoPruner):
+    """Looks at several frames; notes how many came together."""
+
+    window_frames: int = 2
+    seen: list[int] = field(default_factory=list)
+
+    def compress_window(self, frames: list[VisualTokens], *rest) -> list[VisualTokens]:
+        self.seen.append(len(frames))
+        return list(frames)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(2, [2, 1, 2, 1]), (3, [3, 3]), (5, [3, 3])])
+def test_a_pruner_window_ends_with_the_clip(
+    dispider: Dispider, frames: Frames, window: int, expected: list[int]
+) -> None:
+    for sizes in ((1,) * 6, (4, 2), (6,)):
+        pruner = Windows(window_frames=window)
+        session = dispider.open(NoCacher(), pruner)
+        session.watch(QUESTION)
+        start = 0
+        for size in sizes:
+            times = [float(t) for t in range(start, start + size)]
+            reports = session.push(frames[start : start + size], times)
+            start += size
+        assert pruner.seen == expected and len(reports[-1].decisions) == 1
 
 
 def test_places_of_the_question(new_dispider: Callable[..., Dispider], frames: Frames) -> None:

@@ -14,7 +14,7 @@ from stc_lab.backbones.dispider.clip import ClipBorders
 from stc_lab.backbones.dispider.decision import Judge
 from stc_lab.backbones.dispider.loading import REQUIRED_FILES, load_dispider
 from stc_lab.backbones.dispider.model import mix
-from stc_lab.backbones.dispider.options import DispiderOptions, check_files, check_methods
+from stc_lab.backbones.dispider.options import DispiderOptions, check_files, check_pruner
 from stc_lab.backbones.dispider.perception import Perception
 from stc_lab.backbones.dispider.reaction import Reaction
 from stc_lab.backbones.text_backbone import TextBackbone
@@ -95,15 +95,17 @@ class Dispider(TextBackbone):
 
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
-        """See :meth:`Backbone.check_combination`: the pruner's frames must come together in clips."""
+        """See :meth:`Backbone.check_combination`: merged tokens have no neighbours that could be joined."""
         options = DispiderOptions.of(settings)
-        check_methods(options, options.size("clip_frames", _local(options)), cacher, pruner)
+        cls.tokens_to_prune(options.tokens_per_frame, cacher)
+        check_pruner(options, pruner)
 
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> DispiderSession:
         """See :meth:`Backbone.open`."""
         from stc_lab.backbones.dispider.session import DispiderSession
 
-        check_methods(self.options, self.borders.clip_frames, cacher, pruner)
+        self.tokens_to_prune(self.tokens_per_frame, cacher)
+        check_pruner(self.options, pruner)
         return DispiderSession(self, cacher, pruner, timer)
 
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:

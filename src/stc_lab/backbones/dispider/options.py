@@ -9,7 +9,6 @@ from typing import Any, Literal
 from stc_lab.backbones.answers import READERS
 from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.dispider.sizes import read_sizes
-from stc_lab.cachers.base import Cacher
 from stc_lab.pruners.base import Pruner
 
 OFFICIAL = {"clip_frames": 16, "topk": 4}
@@ -74,22 +73,12 @@ def check_files(files: Checkpoint, options: DispiderOptions) -> None:
         )
 
 
-def check_methods(options: DispiderOptions, clip_frames: int, cacher: Cacher, pruner: Pruner) -> None:
-    """Raise ``ValueError`` when the tower's grid is lost, or when the pruner's frames do not come together in clips."""
-    if getattr(cacher, "merged_tokens", None) is not None:
-        raise ValueError(
-            f"backbone=dispider: cacher={getattr(cacher, 'name', cacher)} merges tokens inside the tower, but the "
-            "model joins neighbouring patches two by two and needs its full grid; use a cacher that keeps the grid"
-        )
+def check_pruner(options: DispiderOptions, pruner: Pruner) -> None:
+    """Raise ``ValueError`` when the pruner's budget does not fit, or when it would join frames of two scenes."""
     pruner.check(options.tokens_per_frame)
     window = pruner.window_frames
     if options.clips == "scenes" and window > 1:
         raise ValueError(
             f"backbone.clips=scenes: pruner={getattr(pruner, 'name', pruner)} looks at {window} frames together and "
             "could join two scenes; use backbone.clips=uniform, or a pruner that looks at single frames"
-        )
-    if clip_frames % window:
-        raise ValueError(
-            f"backbone.clip_frames={clip_frames}: pruner={getattr(pruner, 'name', pruner)} looks at {window} frames "
-            f"together, so a clip would have to wait for frames after it; make clip_frames a multiple of {window}"
         )

@@ -90,6 +90,10 @@ class DispiderSession(StreamSession, Proactive):
             self._background.close()
             self._background = None
 
+    def _window_size(self) -> int:
+        """A pruner's window ends with the clip: a decision waits for no frame after it."""
+        return min(super()._window_size(), self._timeline.num_missing)
+
     def _note_features(self, features: Tensor) -> None:
         self._timeline.expect(mix(features[:, self.backbone.tower.num_special_tokens :]))
 

@@ -34,6 +34,11 @@ class Timeline:
         self._summary: tuple[Tensor, int] | None = None
         self.close_time_s = 0.0
 
+    @property
+    def num_missing(self) -> int:
+        """Frames until the open clip is full; at least one."""
+        return self._borders.clip_frames - len(self.open_frames)
+
     def expect(self, mixed: Iterable[Tensor]) -> None:
         """Tokens [N, 4C] of frames that are on their way through the pruner."""
         self._waiting.extend(mixed)
