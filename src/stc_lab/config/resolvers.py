@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 LONGEST_FOLDER_NAME = 120
@@ -56,6 +57,13 @@ def run_dir() -> str | None:
     return OmegaConf.select(HydraConfig.get(), "runtime.output_dir", throw_on_missing=False)
 
 
+def sweep_name() -> str | None:
+    """Folder of the present multirun (``DATE/TIME``), ``None`` outside of one."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return "/".join(Path(HydraConfig.get().sweep.dir).absolute().parts[-2:])
+
+
 def register() -> None:
     """Make the interpolations known to OmegaConf (again, if need be)."""
     resolvers: dict[str, Any] = {
@@ -63,6 +71,7 @@ def register() -> None:
         "stc.folder_name": folder_name,
         "stc.user_path": user_path,
         "stc.run_dir": run_dir,
+        "stc.sweep_name": sweep_name,
         "stc.help": _help,
     }
     for name, function in resolvers.items():

@@ -44,7 +44,7 @@ def run_experiment(cfg: DictConfig, run_dir: Path) -> Summary:
         summary = point.finish(sweep_dir)
         baseline = _baseline(point, sweep_dir)
         _print(point, summary, baseline)
-        log_summary(summary)
+        log_summary(summary, point.twin or run_dir)
         _check_errors(summary, run_dir)
         if baseline is not None:
             _check_errors(baseline, run_dir / BASELINE_DIR)
