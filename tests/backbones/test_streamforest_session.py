@@ -197,14 +197,23 @@ def test_official_prompts_replace_the_own_form(question: Question) -> None:
 @dataclass(frozen=True, kw_only=True)
 class AttentivePruner(UniformPruner):
     needs: ClassVar[frozenset[str]] = frozenset({"attention_received"})
+    name: str = "attentive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacePruner(UniformPruner):
+    uses_places: ClassVar[bool] = True
+    name: str = "place"
 
 
 def test_combinations_that_make_no_sense_are_refused(forest: StreamForest, forest_folder: Path) -> None:
     settings = {"checkpoint": str(forest_folder), **SIZES}
     StreamForest.check_combination(settings, STCCacher(), STCPruner(budget=4))
-    with pytest.raises(ValueError, match="AttentivePruner needs attention_received .* prunes its memory"):
+    with pytest.raises(ValueError, match="pruner=attentive needs attention_received .* prunes its memory"):
         StreamForest.check_combination(settings, NoCacher(), AttentivePruner(budget=4))
-    with pytest.raises(ValueError, match="AttentivePruner needs"):
+    with pytest.raises(ValueError, match="pruner=place needs places of each patch"):
+        StreamForest.check_combination(settings, NoCacher(), PlacePruner(budget=4))
+    with pytest.raises(ValueError, match="pruner=attentive needs"):
         forest.open(NoCacher(), AttentivePruner(budget=4))
     with pytest.raises(ValueError, match="pruner.budget=64: a frame has 8 tokens"):
         StreamForest.check_combination(settings, NoCacher(), STCPruner(budget=64))

@@ -18,12 +18,14 @@ from stc_lab.types import VisualTokens
 
 def unit_pruner(pruner: Pruner, settings: MemorySettings) -> Pruner:
     """``pruner`` with its budget as a share. Raises ``ValueError`` where it cannot work on a memory."""
-    needs = getattr(pruner, "needs", frozenset())
-    if needs:
+    wanted = sorted(getattr(pruner, "needs", ()))
+    if getattr(pruner, "uses_places", False):
+        wanted.append("places")
+    if wanted:
         raise ValueError(
-            f"pruner {type(pruner).__name__} needs {', '.join(sorted(needs))} of each patch of a frame, but "
-            "backbone=streamforest prunes its memory, where patches of several frames are merged; choose a pruner that "
-            "looks at the tokens alone, such as pruner=stc"
+            f"pruner={getattr(pruner, 'name', type(pruner).__name__)} needs {', '.join(wanted)} of each patch of a "
+            "frame, but backbone=streamforest prunes its memory, where patches are merged across places and frames; "
+            "choose a pruner that looks at the tokens alone, such as pruner=stc"
         )
     share = pruner.num_kept(settings.short_tokens) / settings.short_tokens
     shared = replace(pruner, budget=None, keep_ratio=share)
