@@ -41,7 +41,7 @@ def test_shows_the_settings_of_the_chosen_methods(printed):
 
 def test_fits_a_terminal(printed):
     assert max(map(len, printed.splitlines())) <= 160
-    assert printed.count("\n") < 150
+    assert printed.count("\n") < 220
     assert "${" not in printed
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stc_lab.pruners import RandomPruner, UniformPruner
-from stc_lab.pruners.uniform import even_grid
+from stc_lab.pruners.even import even_grid
 
 
 def kept(pruner, frames):

@@ -73,7 +73,7 @@ class Recent(LlavaBackbone):
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """See :meth:`Backbone.check_combination`: the frames must fit the model's context."""
         options = RecentOptions.of(settings)
-        num_kept = pruner.num_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
+        num_kept = pruner.max_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
         files = local_files(options, "recent")
         if files is not None:
             check_window(options, files.json("config.json"), num_kept)
@@ -82,7 +82,7 @@ class Recent(LlavaBackbone):
         """See :meth:`Backbone.open`."""
         from stc_lab.backbones.recent_session import RecentSession
 
-        num_kept = pruner.num_kept(self.tokens_to_prune(self.tokens_per_frame, cacher))
+        num_kept = pruner.max_kept(self.tokens_to_prune(self.tokens_per_frame, cacher))
         check_window(self.options, self.model.config.to_dict(), num_kept)
         return RecentSession(self, cacher, pruner, timer)
 

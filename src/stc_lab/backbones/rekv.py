@@ -81,14 +81,14 @@ class ReKV(LlavaBackbone):
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """See :meth:`Backbone.check_combination`: the retrieved blocks must fit the window."""
         options = _options(settings)
-        num_kept = pruner.num_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
+        num_kept = pruner.max_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
         check_retrieval(options.memory_settings(local_files(options, "rekv")), num_kept)
 
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> ReKVSession:
         """See :meth:`Backbone.open`."""
         from stc_lab.backbones.rekv_session import ReKVSession
 
-        check_retrieval(self.memory_settings, pruner.num_kept(self.tokens_to_prune(self.tokens_per_frame, cacher)))
+        check_retrieval(self.memory_settings, pruner.max_kept(self.tokens_to_prune(self.tokens_per_frame, cacher)))
         return ReKVSession(self, cacher, pruner, timer)
 
 

@@ -15,15 +15,22 @@ from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import patch_embed_flops
 from stc_lab.pruners.base import Pruner
+from stc_lab.pruners.context import FrameContext
 from stc_lab.types import Answer, FrameReport, Question, VisualTokens
+from stc_lab.vision.layer_reading import Reading, Tap
+from stc_lab.vision.probe import Probe
 
 
 @dataclass
 class _Pending:
-    """A frame that has passed the projector and waits for the pruner's window to fill."""
+    """A frame that has passed the projector and waits for the pruner's window to fill.
+
+    ``tap``: what the tower showed for a pruner that needs more than tokens.
+    """
 
     tokens: VisualTokens
     report: FrameReport
+    tap: Tap | None = None
 
 
 class StreamSession(ABC):
@@ -46,6 +53,7 @@ class StreamSession(ABC):
         self._is_open = True
         self._cacher_state = self.cacher.new_state()
         self._pruner_state = self.pruner.new_state()
+        self._probe = Probe(self.pruner.needs)
         self._pending: list[_Pending] = []
         self._reports: list[FrameReport] = []
         self._last_time_s = float("-inf")
@@ -57,7 +65,7 @@ class StreamSession(ABC):
     def close(self) -> None:
         """Free the memory of the stream; the session can be used again after :meth:`reset`."""
         self._is_open = False
-        self._cacher_state = self._pruner_state = None
+        self._cacher_state = self._pruner_state = self._probe = None
         self._pending, self._reports = [], []
         self._drop_memory()
 
@@ -148,7 +156,8 @@ class StreamSession(ABC):
         with timer.stage("preprocess"):
             pixels = backbone.preprocess(frames)
         with timer.stage("vision"):
-            encoded = self.cacher.encode(backbone.tower, pixels, self._cacher_state)
+            encoded = self.cacher.encode(self._probe.view(backbone.tower), pixels, self._cacher_state)
+            taps = self._probe.collect(encoded.traces, merged=encoded.sizes is not None)
         with timer.stage("project"):
             self._note_features(encoded.features)
             project = backbone.project if encoded.sizes is None else backbone.project_merged
@@ -156,31 +165,45 @@ class StreamSession(ABC):
         latency_ms = _shares(timer.drain(), len(frames))
         pending = []
         sizes = [None] * len(frames) if encoded.sizes is None else encoded.sizes
-        for tokens, merged, time_s, trace, ratio in zip(
-            projected, sizes, timestamps_s, encoded.traces, encoded.update_ratio, strict=True
+        for tokens, merged, time_s, trace, ratio, tap in zip(
+            projected, sizes, timestamps_s, encoded.traces, encoded.update_ratio, taps, strict=True
         ):
             report = FrameReport(time_s, trace.is_reference, ratio, len(tokens), len(tokens), dict(latency_ms))
             report.vision_batch_size = trace.batch_size
             report.flops = {"vision": self._vision_flops(trace), "project": self._project_flops(encoded)}
             grid = backbone.grid if merged is None else (1, len(tokens))
             visual = VisualTokens.full(tokens, grid, time_s)
-            pending.append(_Pending(replace(visual, sizes=merged), report))
+            pending.append(_Pending(replace(visual, sizes=merged), report, tap))
         return pending
 
     def _finish(self, num_frames: int) -> None:
         """Prune and remember the oldest ``num_frames`` pending frames."""
         window, self._pending = self._pending[:num_frames], self._pending[num_frames:]
         with self.timer.stage("prune"):
-            kept = self.pruner.compress([frame.tokens for frame in window], self._pruner_state)
+            kept, prune_flops = self._prune(window)
         with self.timer.stage("prefill"):
             prefill_flops = self._remember(kept)
         latency_ms = _shares(self.timer.drain(), len(window))
-        for frame, tokens, flops in zip(window, kept, prefill_flops, strict=True):
-            report, full = frame.report, frame.tokens.tokens
+        for frame, tokens, *flops in zip(window, kept, prune_flops, prefill_flops, strict=True):
+            report = frame.report
             report.num_tokens = tokens.num_tokens
             report.latency_ms |= latency_ms
-            report.flops |= {"prune": self.pruner.flops(*full.shape), "prefill": flops}
+            report.flops |= dict(zip(("prune", "prefill"), flops, strict=True))
             self._reports.append(report)
+
+    def _prune(self, window: Sequence[_Pending]) -> tuple[list[VisualTokens], list[int]]:
+        """What the pruner leaves of frames, and its FLOPs for each, those of asking the tower included."""
+        readings = [Reading() if frame.tap is None else frame.tap.read(frame.tokens.grid) for frame in window]
+        contexts = [
+            FrameContext(frame.tokens.grid, frame.tokens.timestamp_s, reading.attention_received, reading.keys)
+            for frame, reading in zip(window, readings, strict=True)
+        ]
+        kept = self.pruner.compress([frame.tokens for frame in window], self._pruner_state, contexts)
+        flops = [
+            reading.flops + self.pruner.flops(*frame.tokens.tokens.shape)
+            for frame, reading in zip(window, readings, strict=True)
+        ]
+        return kept, flops
 
     def _finish_all(self) -> None:
         if self._pending:

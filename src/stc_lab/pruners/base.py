@@ -8,27 +8,25 @@ from dataclasses import dataclass
 from math import floor, isqrt
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from stc_lab.pruners.context import FrameContext
 from stc_lab.types import VisualTokens
 
-
-@dataclass(frozen=True)
-class FrameContext:
-    """What a method may look at besides the tokens of a frame: ``grid`` is (rows, columns) of the full frame."""
-
-    grid: tuple[int, int]
-    timestamp_s: float = 0.0
+__all__ = ["FrameContext", "Pruner"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner(ABC):
-    """Settings of a token reduction method. A leaf implements ``select``; all that changes lives in the state.
+    """Settings of a token reduction method. All that changes during a stream lives in the state.
+
+    A leaf implements :meth:`compress_window`, or one method of a base class in ``selecting.py``.
 
     ``budget`` (tokens kept per frame) and ``keep_ratio`` (share kept, rounded down, at least one) exclude each
     other; without either the budget is ``default_budget``. ``window_frames`` is how many frames the method looks
     at together: a session that wants its full effect hands over that many per call, fewer are legal at any time.
+    A method may divide a window's budget among its frames; the total of a window is exact, of a short one as well.
+    ``needs`` names what it wants to know of a frame besides its tokens (see :class:`FrameContext`).
     """
 
     budget: int | None = None
@@ -36,6 +34,7 @@ class Pruner(ABC):
 
     default_budget: ClassVar[int] = 64
     window_frames: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.keep_ratio is not None:
@@ -46,6 +45,8 @@ class Pruner(ABC):
             raise ValueError(f"pruner.budget={self.budget}: must be a whole number from 1 to the tokens per frame")
         if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
             raise ValueError(f"pruner.keep_ratio={self.keep_ratio}: must lie in (0, 1]")
+        if vars(self).get("window_frames", 1) < 1:
+            raise ValueError(f"pruner.window_frames={self.window_frames}: must be at least 1")
 
     def num_kept(self, num_tokens: int) -> int:
         """Tokens kept of a frame of ``num_tokens``. Raises ``ValueError`` where the budget exceeds them."""
@@ -58,6 +59,13 @@ class Pruner(ABC):
             )
         return budget
 
+    def max_kept(self, num_tokens: int) -> int:
+        """Most tokens that a single frame may keep: above ``num_kept`` where a window divides its budget.
+
+        Raises ``ValueError`` as ``num_kept`` does.
+        """
+        return self.num_kept(num_tokens)
+
     def check(self, tokens_per_frame: int) -> None:
         """Raise ``ValueError`` where the settings do not fit frames of ``tokens_per_frame`` tokens."""
         self.num_kept(tokens_per_frame)
@@ -66,10 +74,6 @@ class Pruner(ABC):
         """State for the start of a stream; ``None`` for methods that remember nothing."""
         return None
 
-    @abstractmethod
-    def select(self, tokens: Tensor, state: Any, context: FrameContext) -> Tensor:
-        """Ascending indices of the tokens to keep, of the next frame's ``tokens`` [T, D]; advances ``state``."""
-
     def flops(self, num_tokens: int, dim: int) -> int:
         """The method's own work for one frame: two per multiply-accumulate, products of whole tokens only."""
         return 0
@@ -77,61 +81,42 @@ class Pruner(ABC):
     def compress(
         self, frames: Sequence[VisualTokens], state: Any, context: Sequence[FrameContext] | None = None
     ) -> list[VisualTokens]:
-        """Reduce the next frames of a stream, in time order. ``context``: one per frame, made here if not given."""
+        """Reduce the next frames of a stream, in time order. ``context``: one per frame, made here if not given.
+
+        Raises ``ValueError`` when the method needs more than the tokens and ``context`` does not have it.
+        """
         contexts = context or [FrameContext(frame.grid, frame.timestamp_s) for frame in frames]
+        for frame_context in contexts:
+            frame_context.require(self.needs, type(self).__name__)
         reduced = []
         for start in range(0, len(frames), self.window_frames):
             window = slice(start, start + self.window_frames)
             reduced += self.compress_window(frames[window], state, contexts[window])
         return reduced
 
+    @abstractmethod
     def compress_window(
         self, frames: Sequence[VisualTokens], state: Any, contexts: Sequence[FrameContext]
     ) -> list[VisualTokens]:
-        """Reduce at most ``window_frames`` frames together."""
-        return [frame.keep(self.select(frame.tokens, state, c)) for frame, c in zip(frames, contexts, strict=True)]
+        """Reduce at most ``window_frames`` frames together; advances ``state``."""
 
     def __call__(
-        self, tokens: Tensor, state: Any = None, grid: tuple[int, int] | None = None
+        self,
+        tokens: Tensor,
+        state: Any = None,
+        grid: tuple[int, int] | None = None,
+        context: Sequence[FrameContext] | None = None,
     ) -> VisualTokens | list[VisualTokens]:
         """Explicit call on plain tensors: ``tokens`` [T, D] gives one reduced frame, [F, T, D] a list of F.
 
-        Without ``state`` the frames are a stream of their own. ``grid`` is needed where T is not a square number.
+        Without ``state`` the frames are a stream of their own. ``grid`` is needed where T is not a square number,
+        ``context`` (one per frame) where the method needs more than tokens.
         """
         state = self.new_state() if state is None else state
         stacked = tokens if tokens.dim() == 3 else tokens.unsqueeze(0)
-        grid = grid or _square_grid(stacked.shape[1])
-        reduced = self.compress([VisualTokens.full(frame, grid, 0.0) for frame in stacked], state)
+        grid = grid or (context[0].grid if context else _square_grid(stacked.shape[1]))
+        reduced = self.compress([VisualTokens.full(frame, grid, 0.0) for frame in stacked], state, context)
         return reduced if tokens.dim() == 3 else reduced[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScorePruner(Pruner):
-    """A method that keeps the tokens with the highest scores; of equal scores the earlier token."""
-
-    @abstractmethod
-    def score(self, tokens: Tensor, state: Any) -> Tensor:
-        """Scores [F, T] of ``tokens`` [F, T, D] (one window); higher is kept. Leaves ``state`` as it is."""
-
-    def remember(self, tokens: Tensor, state: Any) -> None:
-        """Take the scored window ``tokens`` [F, T, D] into ``state``."""
-
-    def select(self, tokens: Tensor, state: Any, context: FrameContext) -> Tensor:
-        return self._select_window(tokens.unsqueeze(0), state)[0]
-
-    def compress_window(
-        self, frames: Sequence[VisualTokens], state: Any, contexts: Sequence[FrameContext]
-    ) -> list[VisualTokens]:
-        kept = self._select_window(torch.stack([frame.tokens for frame in frames]), state)
-        return [frame.keep(indices) for frame, indices in zip(frames, kept, strict=True)]
-
-    def _select_window(self, tokens: Tensor, state: Any) -> Tensor:
-        """Ascending indices [F, K] of the tokens kept in each frame of a window."""
-        num_kept = self.num_kept(tokens.shape[1])
-        precise = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        order = self.score(precise, state).argsort(dim=1, descending=True, stable=True)
-        self.remember(precise, state)
-        return order[:, :num_kept].sort(dim=1).values
 
 
 def _square_grid(num_tokens: int) -> tuple[int, int]:

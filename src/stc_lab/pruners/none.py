@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.base import FrameContext, Pruner
+from stc_lab.pruners.context import FrameContext
+from stc_lab.pruners.selecting import FramePruner
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoPruner(Pruner):
+class NoPruner(FramePruner):
     """Keeps everything. A budget is accepted and ignored, so that it can stand beside others in a multirun."""
 
     name: str = "none"

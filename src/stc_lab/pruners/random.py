@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.base import FrameContext, Pruner
+from stc_lab.pruners.context import FrameContext
+from stc_lab.pruners.selecting import FramePruner
 
 
 @dataclass
@@ -19,7 +20,7 @@ class RandomState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPruner(Pruner):
+class RandomPruner(FramePruner):
     """Keeps a fresh random set in every frame; ``seed`` and the frame's number in the stream decide which."""
 
     seed: int = 0

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import ScorePruner
 from stc_lab.pruners.history import MeanHistory
+from stc_lab.pruners.selecting import ScorePruner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import ScorePruner
+from stc_lab.pruners.closeness import gaussian_closeness, quiet_channels
 from stc_lab.pruners.history import MeanHistory
-
-KERNEL_VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-
+from stc_lab.pruners.selecting import ScorePruner
 
 @dataclass(frozen=True, kw_only=True)
 class STCGaussianPruner(ScorePruner):
@@ -49,10 +47,10 @@ class STCGaussianPruner(ScorePruner):
     def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
         channels = quiet_channels(tokens)
         unit = normalize(tokens.index_select(-1, channels), dim=-1)
-        closeness = _gaussian_closeness(unit, unit.mean(1, keepdim=True))
+        closeness = gaussian_closeness(unit, unit.mean(1, keepdim=True))
         memory = self._memory(tokens, channels, state)
         if memory is not None:
-            closeness = closeness + _gaussian_closeness(unit, normalize(memory, dim=-1))
+            closeness = closeness + gaussian_closeness(unit, normalize(memory, dim=-1))
         return -closeness
 
     def remember(self, tokens: Tensor, state: MeanHistory) -> None:
@@ -73,17 +71,3 @@ class STCGaussianPruner(ScorePruner):
         """What the memory keeps of a window: its mean token, with ``channel_mixing`` only the chosen ``channels``."""
         mean = tokens.flatten(0, 1).mean(0)
         return mean[channels] if self.channel_mixing else mean
-
-
-def quiet_channels(tokens: Tensor) -> Tensor:
-    """The half of the channels of ``tokens`` [F, T, D] that vary least over all of them, quietest first."""
-    flat = tokens.flatten(0, 1)
-    variance = (flat - flat.mean(0)).square_().mean(0)  # on a CPU several times faster than var(0)
-    return variance.argsort(stable=True)[: tokens.shape[-1] // 2]
-
-
-def _gaussian_closeness(unit: Tensor, anchor: Tensor) -> Tensor:
-    """Sum over the kernels of exp(-d^2 / 2a), with d the distance of ``unit`` [F, T, D] to ``anchor``."""
-    distance = (unit - anchor).square().sum(-1, keepdim=True)
-    variances = torch.tensor(KERNEL_VARIANCES, dtype=unit.dtype, device=unit.device)
-    return torch.exp(-distance / (2 * variances)).sum(-1)

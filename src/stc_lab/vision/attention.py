@@ -31,6 +31,13 @@ def weighted_attention(
     return mixed.transpose(1, 2).flatten(2)
 
 
+def attention_weights(query: Tensor, key: Tensor, scale: float, weights: Tensor | None = None) -> Tensor:
+    """Softmax [F, heads, Q, T] in float32 of ``query`` [F, Q, heads, d] on ``key`` [F, T, heads, d]; ``weights`` [F, T]
+    as above."""
+    logits = torch.matmul((query * scale).transpose(1, 2), key.permute(0, 2, 3, 1)).float()
+    return (logits if weights is None else logits + weights.log()[:, None, None, :]).softmax(-1)
+
+
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 

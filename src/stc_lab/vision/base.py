@@ -72,6 +72,18 @@ class Block(ABC):
         """
         raise ValueError(f"{type(self).__name__} cannot weigh its tokens: its tower does not support merged tokens")
 
+    def attention_weights(self, query: Tensor, key: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Share of attention that each query gives to each key: [F, heads, Q, T], float32, rows adding up to 1.
+
+        ``query`` [F, Q, C], ``key`` [F, T, C]; ``weights`` [F, T] as in :meth:`attend_weighted`. It costs memory and is
+        for methods that look at attention, not for running the layer. Raises ``ValueError`` where a block has none.
+        """
+        raise ValueError(f"{type(self).__name__} cannot show its attention")
+
+    def heads(self, projected: Tensor) -> Tensor:
+        """Queries, keys or values [F, T, C] with their heads apart: [F, T, heads, head size]."""
+        raise ValueError(f"{type(self).__name__} cannot show its heads")
+
     @abstractmethod
     def project(self, mixed: Tensor) -> Tensor:
         """Output projection of what ``attend`` returned."""
@@ -110,6 +122,10 @@ class VisionTower(ABC):
     def finish(self, x: Tensor) -> Tensor:
         """Features handed on: [F, T, C] after the last block to [F, T, C]."""
         return x
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Values of the tokens [F, T, ...] without those of special tokens, row by row: [F, rows * columns, ...]."""
+        return values[:, self.num_special_tokens :]
 
     @property
     def num_tokens(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stc_lab.vision.attention import multi_head_attention, weighted_attention
+from stc_lab.vision.attention import attention_weights, multi_head_attention, weighted_attention
 from stc_lab.vision.base import Block, TowerFacts, VisionTower
 
 
@@ -32,6 +32,12 @@ class PreNormBlock(Block):
 
     def attend_weighted(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
         return weighted_attention(query, key, value, weights, self._attention.num_heads, self._attention.scale)
+
+    def attention_weights(self, query: Tensor, key: Tensor, weights: Tensor | None = None) -> Tensor:
+        return attention_weights(self.heads(query), self.heads(key), self._attention.scale, weights)
+
+    def heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self._attention.num_heads, -1))
 
     def project(self, mixed: Tensor) -> Tensor:
         return self._attention.out_proj(mixed)

@@ -57,6 +57,10 @@ class QwenTower(VisionTower):
         """Groups [F, G, 4 C] for the merger, in tower order."""
         return x[..., :-PLACE].contiguous()
 
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Values of groups [F, G, ...] from tower order to rows and columns."""
+        return values[:, self._tables.get("back", values.device)]
+
     def merge(self, features: Tensor) -> Tensor:
         """What :meth:`finish` gave -> tokens of the language model [F, G, H], row by row."""
         merged = self._visual.merger(features.reshape(-1, self._width)).view(*features.shape[:2], -1)

@@ -77,6 +77,20 @@ class QwenBlock(Block):
             mixed = self._attend_masked(*states, _places(query))
         return _joined(mixed)
 
+    def attention_weights(self, query: Tensor, key: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Between groups: the mean over a group's queries of what they give to the four keys of a group together."""
+        split = (self._attention.num_heads, -1)
+        states = [self._patches(x).flatten(1, 2).unflatten(-1, split) for x in (query, key)]
+        logits = torch.einsum("fqhd,fkhd->fhqk", states[0] * self._attention.scaling, states[1]).float()
+        if self._is_windowed:
+            logits = logits.masked_fill(~self._visible(_places(query))[:, None], -torch.inf)
+        groups = logits.softmax(-1).unflatten(-1, (-1, GROUP)).sum(-1)
+        return groups.unflatten(-2, (-1, GROUP)).mean(-2)
+
+    def heads(self, projected: Tensor) -> Tensor:
+        """Heads apart, the four patches of a group side by side in each: [F, T, heads, 4 * head size]."""
+        return self._patches(projected).unflatten(-1, (self._attention.num_heads, -1)).transpose(2, 3).flatten(3)
+
     def project(self, mixed: Tensor) -> Tensor:
         return _joined(self._attention.proj(self._patches(mixed)))
 
@@ -141,12 +155,16 @@ class QwenBlock(Block):
 
     def _attend_masked(self, query: Tensor, key: Tensor, value: Tensor, places: Tensor) -> Tensor:
         """Some groups' patches, over the patches of their windows."""
-        windows, order = (self._tables.get(name, query.device) for name in ("windows", "order"))
-        own = windows[self._tables.groups(places)]
-        visible = (own[..., None] == windows[order]).repeat_interleave(GROUP, 1).repeat_interleave(GROUP, 2)
         states = (self._heads(x) for x in (query, key, value))
-        mixed = scaled_dot_product_attention(*states, attn_mask=visible[:, None], scale=self._attention.scaling)
+        visible = self._visible(places)[:, None]
+        mixed = scaled_dot_product_attention(*states, attn_mask=visible, scale=self._attention.scaling)
         return mixed.transpose(1, 2).reshape(query.shape)
+
+    def _visible(self, places: Tensor) -> Tensor:
+        """Which patches [F, 4 Q, 4 G] share a window with those of the groups at ``places`` [F, Q, 2]."""
+        windows, order = (self._tables.get(name, places.device) for name in ("windows", "order"))
+        own = windows[self._tables.groups(places)]
+        return (own[..., None] == windows[order]).repeat_interleave(GROUP, 1).repeat_interleave(GROUP, 2)
 
 
 def _places(x: Tensor) -> Tensor:

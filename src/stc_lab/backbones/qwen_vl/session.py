@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from stc_lab.backbones.answers import best_letter, read_letter, read_text
-from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request
+from stc_lab.backbones.answers import best_letter
+from stc_lab.backbones.qwen_vl.choosing import choices_of, prediction_of, reader_of
+from stc_lab.backbones.qwen_vl.memory import Memory, Patch, Request
 from stc_lab.backbones.qwen_vl.pairs import Pairing
-from stc_lab.backbones.qwen_vl.prompts import OFFICIAL_CHOICES, answer_start, question_text
+from stc_lab.backbones.qwen_vl.prompts import answer_start, question_text
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice
 from stc_lab.backbones.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question, VisualTokens
@@ -133,11 +133,11 @@ class QwenSession(StreamSession):
         if self.model.asking_changes_stream:
             self._commit_half()
         unseen, extra_ms = self._half()
-        reader = self._reader(question)
+        reader = reader_of(self.model, question)
         start = answer_start(question, reader != "generate")
         with timer.stage("question"):
             logits, cost = memory.ask(Request(question_text(question), start, unseen))
-            choices = self._choices(question, reader, logits)
+            choices = choices_of(self.model, question, reader, logits)
         ttft_ms = timer.elapsed_ms(mark)
         spoken, flops = None, 0
         with timer.stage("generate"):
@@ -147,15 +147,15 @@ class QwenSession(StreamSession):
         memory.settle(self._kept(spoken, text))
         return Answer(
             text=text,
-            prediction=_prediction(question, reader, text),
+            prediction=prediction_of(question, reader, text),
             reader=reader,
             num_prompt_tokens=cost.num_tokens,
             num_generated_tokens=0 if spoken is None else len(spoken.ids),
             ttft_ms=ttft_ms,
-            letter_logits=choices or self._letters(question, logits),
+            letter_logits=choices or None,
             latency_ms=extra_ms | timer.drain(),
             flops={"question": cost.flops, "generate": flops},
-            details=self._details(cost),
+            details={"num_context_tokens": cost.num_context},
         )
 
     def _kept(self, spoken: Spoken | None, text: str) -> Spoken | None:
@@ -166,37 +166,10 @@ class QwenSession(StreamSession):
         """The frame that waits for its partner, shown twice and forgotten again, and what that took."""
         if self._pairing.waiting is None:
             return [], {}
-        saved, view = copy.deepcopy((self._cacher_state, self._pruner_state)), self.backbone
+        saved, view = copy.deepcopy((self._cacher_state, self._pruner_state)), (self.backbone, self._probe.last)
         pair, start_s = self._pairing.half()
         (encoded,) = self._encode([pair], [self._last_time_s])
         with self.timer.stage("prune"):
-            (kept,) = self.pruner.compress([encoded.tokens], self._pruner_state)
-        (self._cacher_state, self._pruner_state), self.backbone = saved, view
+            (kept,), _ = self._prune([encoded])
+        (self._cacher_state, self._pruner_state), (self.backbone, self._probe.last) = saved, view
         return [self._patch(kept, start_s)], encoded.report.latency_ms | self.timer.drain()
-
-    def _reader(self, question: Question) -> str:
-        """Letter logits can only be read where there are letters."""
-        reader = self.model.options.answer_reader
-        return "generate" if reader == "letter_logits" and not question.options else reader
-
-    def _choices(self, question: Question, reader: str, logits: Tensor) -> dict[str, float]:
-        """Logits of what is chosen from, nothing where the answer is generated."""
-        if reader == "generate":
-            return {}
-        return self._logits_of(question.letters if reader == "letter_logits" else OFFICIAL_CHOICES, logits)
-
-    def _letters(self, question: Question, logits: Tensor) -> dict[str, float] | None:
-        return self._logits_of(question.letters, logits) if question.options else None
-
-    def _logits_of(self, words: Sequence[str], logits: Tensor) -> dict[str, float]:
-        ids = [self.model.letter_id(word) for word in words]
-        return dict(zip(words, logits[ids].tolist(), strict=True))
-
-    def _details(self, cost: Cost) -> dict:
-        return {"num_context_tokens": cost.num_context}
-
-
-def _prediction(question: Question, reader: str, text: str) -> str | None:
-    if reader != "generate":
-        return text
-    return read_letter(text, question.letters) if question.options else read_text(text)
