@@ -194,6 +194,22 @@ def test_missing_files_are_named(folder: Path, settings: Make, file: str) -> Non
         Dispider(**settings(checkpoint=str(folder)))
 
 
+def test_vocabulary_and_merges_do_for_a_tokenizer(folder: Path, settings: Make) -> None:
+    """As Qwen2 checkpoints of that time have them: no tokenizer.json, markers in the tokenizer's settings."""
+    expected = Dispider(**settings()).loaded
+    for place in (folder, folder / INNER):
+        words = json.loads((place / "tokenizer.json").read_text())
+        (place / "tokenizer.json").unlink()
+        (place / "vocab.json").write_text(json.dumps(words["model"]["vocab"]))
+        (place / "merges.txt").write_text("#version: 0.2\n")
+        added = {str(word.pop("id")): word for word in words["added_tokens"]}
+        edit(place / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", added_tokens_decoder=added)
+    loaded = Dispider(**settings(checkpoint=str(folder))).loaded
+    text = "What now?<to_do><has_answer><|im_end|>"
+    assert loaded.compressor_ids(text) == expected.compressor_ids(text) == loaded.token_ids(text)
+    assert (loaded.stop_ids, loaded.silent_id) == (expected.stop_ids, expected.silent_id)
+
+
 def test_words_without_an_embedding_are_refused(folder: Path, settings: Make) -> None:
     path = folder / INNER / "tokenizer.json"
     words = json.loads(path.read_text())

@@ -249,6 +249,22 @@ def test_work_and_memory_per_clip_do_not_grow(dispider: Dispider, frames: Frames
     assert len(set(np.diff(sizes))) == 1
 
 
+@pytest.mark.slow
+def test_two_thousand_frames(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
+    """Bytes on device and host by formula, and what a watched question adds to them."""
+    session = opened(new_dispider(offload=True))
+    session.watch(QUESTION)
+    reports = push(session, [frames[i % len(frames)] for i in range(2000)])
+    clips, rest = divmod(2000, CLIP)
+    stats = session.stats()
+    session.unwatch(QUESTION.question_id)
+    assert stats["kv_bytes_host"] == clips * CLIP * 2 * 32 * 4
+    device = (clips * (CLIP + 1) * 24 + rest * (4 * 64 + 2 * 32)) * 4
+    assert session.stats()["kv_bytes_device"] == device < stats["kv_bytes_device"]
+    assert sum(len(report.decisions) for report in reports) == clips
+    assert session.ask(QUESTION).details["num_clips"] == clips + (rest > 0)
+
+
 def test_scenes_end_clips(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
     dark, bright = [np.full((20, 20, 3), 5, np.uint8)] * 4, [np.full((20, 20, 3), 250, np.uint8)] * 9
     cut = new_dispider(clips="scenes", scene_threshold=0.9, min_scene_frames=2, clip_frames=5)
