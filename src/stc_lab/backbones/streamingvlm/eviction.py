@@ -17,7 +17,7 @@ from stc_lab.backbones.streamingvlm.spans import START, Span
 PREVIOUS, PREVIOUS_TAIL = "previous.text", "previous.tail"
 QUERY, TAIL = "user.query", "user.tail"
 CLIP, TIME = "user.clip", "user.time"
-REPLY = "reply.text"
+REPLY, REPLY_TAIL = "reply.text", "reply.tail"
 
 
 def evicted(spans: Sequence[Span], num_rounds: int, windows: Windows, silence_id: int, quirks: bool) -> list[Span]:

@@ -8,30 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.qwen_vl.layout import Axes, Clip
+from stc_lab.backbones.qwen_vl.layout import Axes
 from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request, seen_mask
-from stc_lab.backbones.qwen_vl.prompts import (
-    ASSISTANT,
-    CLOSE,
-    IM_END,
-    IM_START,
-    SYSTEM,
-    USER,
-    VISION_END,
-    VISION_START,
-    time_text,
-)
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice, speak
-from stc_lab.backbones.streamingvlm.eviction import CLIP, PREVIOUS, PREVIOUS_TAIL, QUERY, REPLY, TAIL, TIME, evicted
-from stc_lab.backbones.streamingvlm.spans import START, Bookmark, Scroll, Span
+from stc_lab.backbones.streamingvlm.eviction import QUERY, REPLY, REPLY_TAIL, evicted
+from stc_lab.backbones.streamingvlm.spans import Bookmark, Scroll, Span
+from stc_lab.backbones.streamingvlm.turns import TurnWriter
 from stc_lab.types import TimedText
 
 if TYPE_CHECKING:
     from stc_lab.backbones.streamingvlm.backbone import StreamingVLM
     from stc_lab.measure import StageTimer
-
-REPLY_TAIL = "reply.tail"
-
 
 class StreamingMemory(Memory):
     """One round per second: what the user shows, what the model says. Before each round, what is old leaves.
@@ -54,7 +41,8 @@ class StreamingMemory(Memory):
         self._generator = torch.Generator().manual_seed(model.options.seed)
         self.last_spoken: Spoken | None = None
         self.scroll = Scroll(model, axes, model.options.positions == "shrink")
-        self.scroll.spans = self._opening()
+        self._turns = TurnWriter(model.loaded)
+        self.scroll.spans = self._turns.opening(self._options.previous_text)
 
     def address(self, message: str) -> None:
         self._query = self._news = message
@@ -74,8 +62,8 @@ class StreamingMemory(Memory):
     def ask(self, request: Request) -> tuple[Tensor, Cost]:
         self._mark = self.scroll.mark()
         patches = [*self._waiting, *request.unseen]
-        self.scroll.spans += [*self._newline(), *self._user(patches, request.text), self._text("reply.head", ASSISTANT)]
-        self.scroll.spans.append(self._text(REPLY, request.answer_start))
+        self._show(patches, request.text)
+        self.scroll.spans.append(self._turns.text(REPLY, self._num_rounds, request.answer_start))
         return self.scroll.read()
 
     def say(self, voice: Voice, logits: Tensor, max_new_tokens: int) -> tuple[Spoken, int]:
@@ -113,7 +101,7 @@ class StreamingMemory(Memory):
         self.begin_round()
         is_lost = not self._options.upstream_quirks and all(span.kind != QUERY for span in self.scroll.spans)
         text, self._news = self._news or (self._query if is_lost else ""), ""
-        self.scroll.spans += [*self._newline(), *self._user(patches, text), self._text("reply.head", ASSISTANT)]
+        self._show(patches, text)
         logits, cost = self.scroll.read()
         self.scroll.spans.append(Span(REPLY, self._num_rounds, []))
         with self._timer.apart("speak"):
@@ -121,6 +109,9 @@ class StreamingMemory(Memory):
         self.scroll.spans.append(Span(REPLY_TAIL, self._num_rounds, [self._model.loaded.im_end_id]))
         self._num_rounds += 1
         return cost.flops
+
+    def _show(self, patches: Sequence[Patch], text: str) -> None:
+        self.scroll.spans += self._turns.shown(self._num_rounds, patches, text, self.scroll.spans[-1])
 
     def _comment(self, logits: Tensor, patches: Sequence[Patch]) -> None:
         """Say something about a round, or stay silent."""
@@ -153,32 +144,3 @@ class StreamingMemory(Memory):
         if spoken.ids[-1] not in self._model.loaded.stop_ids:
             span.ids.append(spoken.ids[-1])
         return spoken, flops
-
-    def _opening(self) -> list[Span]:
-        head = f"{IM_START}previous text\n"
-        return [
-            self._text("system", SYSTEM, START),
-            self._text("previous.head", head, START),
-            self._text(PREVIOUS, self._options.previous_text, START),
-            self._text(PREVIOUS_TAIL, CLOSE, START),
-        ]
-
-    def _newline(self) -> list[Span]:
-        """Between the end of an answer and the next turn."""
-        last = self.scroll.spans[-1]
-        return [self._text(REPLY_TAIL, "\n", last.round)] if last.kind == REPLY_TAIL else []
-
-    def _user(self, patches: Sequence[Patch], text: str) -> list[Span]:
-        spans = [self._text("user.head", USER)]
-        if patches:
-            spans.append(self._text(TIME, time_text(patches[0].start_s, patches[-1].stop_s)))
-            spans += self._clip(Clip(tuple(patch.visual for patch in patches)))
-        return [*spans, self._text(QUERY, text), self._text(TAIL, CLOSE)] if text else [*spans, self._text(TAIL, CLOSE)]
-
-    def _clip(self, clip: Clip) -> list[Span]:
-        ids = [self._model.loaded.video_id] * clip.num_tokens
-        video = Span(CLIP, self._num_rounds, ids, clip.shape_only(), clip.tokens)
-        return [self._text(CLIP, VISION_START), video, self._text(CLIP, VISION_END)]
-
-    def _text(self, kind: str, text: str, number: int | None = None) -> Span:
-        return Span(kind, self._num_rounds if number is None else number, self._model.loaded.token_ids(text))
