@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from stc_lab.backbones.streamforest.forest import EventForest
 from stc_lab.backbones.streamforest.memory import ForestMemory
 from stc_lab.backbones.streamforest.positions import FramePositions
+from stc_lab.backbones.streamforest.pruning import prune_units, unit_pruner
 from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.backbones.streamforest.tome import merge_flops, merge_tokens
+from stc_lab.config import build, conf_dir
+from stc_lab.types import VisualTokens
 
 SETTINGS = MemorySettings(
     now_tokens=16, short_frames=3, short_tokens=8, split_window=2, event_tokens=4, quota=20, mode="online"
@@ -144,3 +148,21 @@ def test_times_repeat_after_512_frames() -> None:
 def test_sizes_that_cannot_work(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "pruner").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_pruner_keeps_its_share_or_says_why_not(path) -> None:
+    node = {key: 0 if str(value).startswith("${") else value for key, value in yaml.safe_load(path.read_text()).items()}
+    pruner = build({**node, "budget": 4, "keep_ratio": None})
+    if pruner.needs or pruner.uses_places:
+        with pytest.raises(ValueError, match=f"pruner={path.stem} needs .* prunes its memory"):
+            unit_pruner(pruner, SETTINGS)
+        return
+    units = frames(9).split([4, 4, 1])
+    sizes = (SETTINGS.event_tokens, SETTINGS.short_tokens, SETTINGS.now_tokens)
+    segments = [
+        [VisualTokens.full(frame[:size], (1, size), float(time)) for time, frame in enumerate(part)]
+        for part, size in zip(units, sizes, strict=True)
+    ]
+    kept, _ = prune_units(unit_pruner(pruner, SETTINGS), segments)
+    assert sum(map(len, kept)) == (64 if path.stem == "none" else 32)

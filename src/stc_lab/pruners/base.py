@@ -26,7 +26,8 @@ class Pruner(ABC):
     other; without either the budget is ``default_budget``. ``window_frames`` is how many frames the method looks
     at together: a session that wants its full effect hands over that many per call, fewer are legal at any time.
     A method may divide a window's budget among its frames; the total of a window is exact, of a short one as well.
-    ``needs`` names what it wants to know of a frame besides its tokens (see :class:`FrameContext`).
+    ``needs`` names what it wants to know of a frame besides its tokens (see :class:`FrameContext`); ``uses_places``:
+    whether it compares or joins tokens by their place in the frame, which merged tokens do not have.
     """
 
     budget: int | None = None
@@ -35,6 +36,7 @@ class Pruner(ABC):
     default_budget: ClassVar[int] = 64
     window_frames: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
+    uses_places: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.keep_ratio is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class DownsamplePruner(Pruner):
     by rows that differ by one token in length (98: eight rows of ten and two of nine), since the largest regular
     grid within it would fall short of what other methods have. ``sizes`` of the result are areas in tokens.
     """
+
+    uses_places: ClassVar[bool] = True
 
     name: str = "downsample"
 

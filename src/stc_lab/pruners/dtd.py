@@ -35,6 +35,8 @@ class DTDPruner(ScorePruner):
     of a stream has nothing to be compared with; upstream keeps all of it, here its budget is spread evenly.
     """
 
+    uses_places: ClassVar[bool] = True
+
     window_frames: int = 1
     name: str = "dtd"
 

@@ -36,6 +36,7 @@ class DyCokePruner(Pruner):
     """
 
     window_frames: ClassVar[int] = len(COMPARED_WITH)
+    uses_places: ClassVar[bool] = True
 
     name: str = "dycoke"
 

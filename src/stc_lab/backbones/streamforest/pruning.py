@@ -18,9 +18,7 @@ from stc_lab.types import VisualTokens
 
 def unit_pruner(pruner: Pruner, settings: MemorySettings) -> Pruner:
     """``pruner`` with its budget as a share. Raises ``ValueError`` where it cannot work on a memory."""
-    wanted = sorted(getattr(pruner, "needs", ()))
-    if getattr(pruner, "uses_places", False):
-        wanted.append("places")
+    wanted = [*sorted(pruner.needs), *(["places"] if pruner.uses_places else [])]
     if wanted:
         raise ValueError(
             f"pruner={getattr(pruner, 'name', type(pruner).__name__)} needs {', '.join(wanted)} of each patch of a "
