@@ -17,6 +17,7 @@ from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import missing_baselines
 from stc_lab.report.figures import ROW_HEIGHT, all_frontiers, stage_figures, task_figure
 from stc_lab.report.paired import paired_section
+from stc_lab.report.paper import paper_table
 from stc_lab.report.pictures import token_maps
 from stc_lab.report.points import columns, hypervolume_rows, search_texts, table_rows
 from stc_lab.report.provenance import command_of, common_rows, environment_rows
@@ -55,7 +56,7 @@ def render(sweep: Sweep, settings: ReportSettings) -> str:
         columns=columns(),
         rows=table_rows(sweep),
         paired=paired_section(sweep, settings.baseline),
-        paper=None,
+        paper=paper_table(points),
         pictures=token_maps(list(sweep.runs.values()), settings.token_maps),
         left_out=sweep.left_out,
         **_provenance(sweep),

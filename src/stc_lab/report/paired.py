@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from stc_lab.report.text import unique_names
+from stc_lab.results.averages import Average
+from stc_lab.results.paired import compare, in_words, shared_pairs
 from stc_lab.results.pareto import Sweep
 from stc_lab.results.runs import Run
+from stc_lab.scoring.rules import rule_of
 
 AUTO = "auto"
 UNCOMPRESSED, RANDOM = "the uncompressed run", "random at the same budget"
@@ -63,26 +64,23 @@ def _random_twin(point: pd.Series, others: pd.DataFrame) -> list[str]:
 
 
 def _row(sweep: Sweep, names: dict[str, str], choice: str, run: str, other: str) -> dict[str, Any] | None:
-    found = _compare(sweep.runs[run], sweep.runs[other])
+    found = _compare(sweep.runs[run], sweep.runs[other], (names[run], names[other]))
     if found is None:
         return None
     benchmark = sweep.points.set_index("run").loc[run, "benchmark"]
     return {"choice": choice, "run": run, "name": names[run], "other": names[other], "benchmark": benchmark, **found}
 
 
-def _compare(run: Run, other: Run) -> dict[str, Any] | None:
-    theirs = {record.key: record.correct for record in other.records}
-    shared = [r for r in run.records if r.correct is not None and theirs.get(r.key) is not None]
-    if not shared:
+def _compare(run: Run, other: Run, names: tuple[str, str]) -> dict[str, Any] | None:
+    """What ``run`` does to ``other`` on their shared questions; ``None`` when there are none."""
+    pairs = shared_pairs(other.records, run.records)
+    if not pairs:
         return None
-    gain = np.array([int(r.correct) - int(theirs[r.key]) for r in shared])
-    _, cluster = np.unique([r.stream_id for r in shared], return_inverse=True)
-    sums, sizes = np.bincount(cluster, weights=gain), np.bincount(cluster)
-    picks = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
-    low, high = np.percentile(sums[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
-    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
-    p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
+    rule = rule_of(run.names["dataset"])
+    found = compare(pairs, Average(rule.average, rule.groups) if rule else None)
+    low, high = found.ci95 or (None, None)
     return {
-        "num_questions": len(shared), "difference": float(gain.mean()), "low": float(low), "high": float(high),
-        "num_better": better, "num_worse": worse, "p_value": float(p), "words": "",
+        "num_questions": found.num_questions, "difference": found.difference, "low": low, "high": high,
+        "num_better": found.num_only_second, "num_worse": found.num_only_first, "p_value": found.p_value,
+        "words": in_words(found, names[1], names[0]),
     }  # fmt: skip

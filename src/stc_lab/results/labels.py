@@ -7,6 +7,7 @@ from typing import Any
 
 BUDGET_KEYS = ("pruner.num_tokens",)
 NAME_KEYS = ("backbone.name", "cacher.name", "pruner.name", "dataset.name")
+UNKNOWN = "unknown"
 UNNAMED_KEYS = ("data_digest", "weights_digest", "version")
 
 
@@ -15,13 +16,20 @@ def line_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
     The budget moves along a line and is no part of its label.
     """
-    names = [f"{flat['cacher.name']} + {flat['pruner.name']}" for flat in settings]
+    names = [_methods(flat) for flat in settings]
     if len({flat["backbone.name"] for flat in settings}) > 1:
-        names = [f"{flat['backbone.name']}: {name}" for flat, name in zip(settings, names, strict=True)]
+        names = [f"{flat['backbone.name']}: {name}".rstrip(": ") for flat, name in zip(settings, names, strict=True)]
     if len({flat["dataset.name"] for flat in settings}) > 1:
         names = [f"{name} on {flat['dataset.name']}" for flat, name in zip(settings, names, strict=True)]
+    names = [name or flat["backbone.name"] for flat, name in zip(settings, names, strict=True)]
     varying = _varying_keys(settings, names)
     return [_with_settings(name, flat, varying) for flat, name in zip(settings, names, strict=True)]
+
+
+def _methods(flat: Mapping[str, Any]) -> str:
+    """Cacher and pruner; nothing for imported predictions, of which only a name is known."""
+    names = (str(flat["cacher.name"]), str(flat["pruner.name"]))
+    return "" if set(names) == {UNKNOWN} else " + ".join(names)
 
 
 def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
