@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from rich.console import Console
+from torch.nn.functional import scaled_dot_product_attention
 
 from stc_lab.bench.app import measure
+from stc_lab.bench.lanes import PrunerLane
 from stc_lab.bench.measure import Bench
 from stc_lab.bench.prefill import prefill_rows
-from stc_lab.bench.rows import saved_shares
+from stc_lab.bench.products import is_product, split_ms
+from stc_lab.bench.rows import Row, saved_shares
 from stc_lab.bench.sizes import SIZES, Size, random_decoder, random_tower
+from stc_lab.bench.table import as_table
 from stc_lab.bench.vision import vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
 from stc_lab.measure.flops import decoder_flops, vision_flops
 from stc_lab.pruners import NoPruner, STCPruner
+from stc_lab.types import VisualTokens
 
 WIDTH = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 TINY = Size("tiny", WIDTH | dict(image_size=42, patch_size=6), WIDTH | dict(num_key_value_heads=2), n_local=64)
@@ -32,7 +40,10 @@ def tiny(monkeypatch):
 def settings(*overrides: str):
     small = ["sizes=[tiny]", "vision.repeats=2", "prefill.num_frames=3", "prefill.tokens_per_frame=16"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("bench", [*small, "prefill.pruners.stc.budget=4", *overrides])
+        return compose("bench", [*small, "prefill.budget=4", *overrides])
+
+
+LISTED_ONLY = ("vision.all_methods=false", "prefill.all_methods=false")
 
 
 def test_vision_bound_is_that_of_the_shapes():
@@ -45,6 +56,8 @@ def test_vision_bound_is_that_of_the_shapes():
     assert n1.bound == 0
     assert (n4.method, n4.num_pairs, n4.num_frames, n4.num_layers, n4.full_layers) == ("n4", 3, 12, 2, 26)
     assert n4.uncompressed_ms > 0 and n4.compressed_ms > 0 and "interval=4" in n4.setting
+    assert 0 < n4.overhead_ms == pytest.approx(n4.overhead_share * n4.uncompressed_ms)
+    assert n1.overhead_ms is None, "no frame that was not computed in full"
 
 
 def test_prefill_bound_is_that_of_the_shapes():
@@ -58,7 +71,10 @@ def test_prefill_bound_is_that_of_the_shapes():
     assert pruned.bound == pytest.approx(1 - flops[4] / flops[16])
     assert full.bound == 0
     assert pruned.tokens == (16, 4) and full.tokens == (16, 16)
-    assert pruned.overhead_ms < pruned.compressed_ms
+    assert 0 < pruned.overhead_ms < pruned.compressed_ms
+    saving = full.uncompressed_ms - (pruned.compressed_ms - pruned.overhead_ms)
+    assert pruned.overhead_share == pytest.approx(pruned.overhead_ms / saving)
+    assert full.overhead_share is None, "nothing is saved where nothing is pruned"
 
 
 def test_the_time_limit_ends_a_part_early():
@@ -84,7 +100,7 @@ def test_saved_is_taken_pair_by_pair():
 
 
 def test_table_and_json(tiny, tmp_path, capsys):
-    rows = measure(settings(), tmp_path)
+    rows = measure(settings(*LISTED_ONLY), tmp_path)
     assert [(row.part, row.method) for row in rows] == [("vision", "stc_n2"), ("vision", "stc_n4"), ("prefill", "stc")]
     written = json.loads((tmp_path / "bench.json").read_text())
     assert len(written["rows"]) == 3 and written["rows"][2]["tokens"] == [16, 4]
@@ -95,12 +111,82 @@ def test_table_and_json(tiny, tmp_path, capsys):
 
 def test_more_methods_join_from_their_groups(tiny, tmp_path):
     mine = ("+pruner@prefill.pruners.mine=random", "prefill.pruners.mine.budget=9")
-    rows = Bench(settings(*mine, "~vision.cachers.stc_n2")).rows()
+    rows = Bench(settings(*mine, *LISTED_ONLY, "~vision.cachers.stc_n2")).rows()
     assert [(row.method, row.tokens) for row in rows] == [
         ("stc_n4", None),
         ("stc", (16, 4)),
         ("mine", (16, 9)),
     ]
+
+
+def test_every_method_there_is_gets_a_row(tiny):
+    rows = Bench(settings("vision.repeats=1", "seed=3")).rows()
+    methods = {part: [row.method for row in rows if row.part == part] for part in ("vision", "prefill")}
+    cachers, pruners = ({p.stem for p in (conf_dir() / group).glob("*.yaml")} for group in ("cacher", "pruner"))
+    assert sorted(methods["vision"]) == sorted(cachers - {"none", "stc"} | {"stc_n2", "stc_n4"})
+    assert sorted(methods["prefill"]) == sorted(pruners - {"none"})
+    assert {row.tokens for row in rows if row.part == "prefill"} == {(16, 4)}
+    assert all(row.bound <= 1 and row.num_pairs > 0 for row in rows)
+    assert "seed=3" in next(row.setting for row in rows if row.method == "random")
+
+
+def test_products_are_timed_and_nothing_else():
+    x, layer = torch.randn(64, 64), torch.nn.Linear(64, 64)
+    done = []
+
+    def work():
+        done.append(torch.sort(x @ x).values)
+        done.append(scaled_dot_product_attention(*[layer(x)[None, None]] * 3))
+
+    with torch.no_grad():
+        total, products = split_ms(CPU, work)
+        assert 0 < products < total
+        assert split_ms(CPU, lambda: done.append(torch.sort(x.exp() + x)))[1] == 0
+    assert torch.equal(done[0], torch.sort(x @ x).values) and len(done) == 3
+    names = ["addmm", "bmm", "_scaled_dot_product_flash_attention_for_cpu", "native_layer_norm", "gelu", "mul"]
+    assert [is_product(name) for name in names] == [True] * 3 + [False] * 3
+
+
+class Pair(NoPruner):
+    """Looks at two frames together, and counts how many at a time it was given."""
+
+    window_frames = 2
+    seen = []
+
+    def compress_window(self, frames, state, contexts):
+        self.seen.append(len(frames))
+        return super().compress_window(frames, state, contexts)
+
+
+def test_a_window_of_frames_is_pruned_together():
+    lane, frame = PrunerLane(Pair(), CPU), VisualTokens.full(torch.randn(4, 8), (2, 2), 0.0)
+    for _ in range(5):
+        lane.push(frame)
+    times = lane.finish()
+    assert Pair.seen == [2, 2, 1] and len(times) == 5
+    assert times[0] == times[1] and times[2] == times[3]
+
+
+def test_own_work_above_the_limit_is_marked():
+    row = prefill_row(overhead_share=0.01)
+    assert not row.is_heavy and "!" not in shown(row)
+    assert "! 2.0 ms (6.0%)" in shown(prefill_row(overhead_share=0.06))
+    assert not replace(row, part="vision", overhead_share=0.06).is_heavy
+    assert "()" not in shown(prefill_row(overhead_share=None))
+
+
+def prefill_row(overhead_share):
+    return Row(
+        part="prefill", sizes="tiny", method="stc", setting="", num_layers=1, full_layers=2, uncompressed_ms=100.0,
+        compressed_ms=60.0, saved=0.4, saved_quartiles=(0.3, 0.5), bound=0.6, num_pairs=3, num_frames=3,
+        overhead_ms=2.0, overhead_share=overhead_share, tokens=(196, 64),
+    )  # fmt: skip
+
+
+def shown(row):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_table([row], "CPU"))
+    return console.export_text().split("saved: share of the time")[0]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +200,7 @@ def test_more_methods_join_from_their_groups(tiny, tmp_path):
         ("prefill.num_layers=-1", "prefill.num_layers=-1"),
         ("limit_s=-2", "limit_s=-2"),
         ("prefill.tokens_per_frame=200", "tokens_per_frame=200.*square"),
+        ("prefill.budget=17", r"pruner.budget=17.*1\.\.16"),
         ("prefill.pruners.stc.budget=17", r"pruner.budget=17.*1\.\.16"),
         ("vision.cachers.stc_n2.interval=0", "cacher.interval=0"),
     ],

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from stc_lab.bench.discover import other_methods
 from stc_lab.bench.prefill import prefill_rows
+from stc_lab.bench.probing import Probed, probe
 from stc_lab.bench.rows import Row
 from stc_lab.bench.settings import torch_device, validate
-from stc_lab.bench.sizes import SIZES, random_decoder, random_tower
+from stc_lab.bench.sizes import SIZES, Size, random_decoder, random_tower
 from stc_lab.bench.vision import vision_rows
 from stc_lab.config import build
 
@@ -22,8 +26,8 @@ class Bench:
         validate(cfg, tuple(SIZES))
         self._cfg = cfg
         self.device, self._dtype = torch_device(cfg.device), getattr(torch, cfg.dtype)
-        self._cachers = {label: build(node) for label, node in cfg.vision.cachers.items()}
-        self._pruners = {label: build(node) for label, node in cfg.prefill.pruners.items()}
+        self._cachers = _methods("cacher", cfg.vision, cfg.vision.cachers, cfg)
+        self._pruners = _methods("pruner", cfg.prefill, cfg.prefill.pruners, cfg, budget=cfg.prefill.budget)
         for pruner in self._pruners.values():
             pruner.check(cfg.prefill.tokens_per_frame)
 
@@ -58,12 +62,23 @@ class Bench:
             limit_s=self._cfg.limit_s,
         )
 
+    def _probe_ms(self, size: Size) -> dict[str, Probed]:
+        """What the pruners ask of the vision tower."""
+        needs = {name: pruner.needs for name, pruner in self._pruners.items() if pruner.needs}
+        if not needs:
+            return {}
+        torch.manual_seed(self._cfg.seed)
+        tower = random_tower(size.with_layers(1, None), self.device, self._dtype)
+        side = isqrt(self._cfg.prefill.tokens_per_frame)
+        return {name: probe(tower, what, (side, side), self.device) for name, what in needs.items()}
+
     def _prefill(self, name: str) -> list[Row]:
         settings, size = self._cfg.prefill, SIZES[name]
         torch.manual_seed(self._cfg.seed)
         return prefill_rows(
             random_decoder(size.with_layers(None, settings.num_layers), self.device, self._dtype),
             self._pruners,
+            probed=self._probe_ms(size),
             sizes=name,
             full_layers=size.text["num_hidden_layers"],
             n_local=size.n_local,
@@ -71,3 +86,9 @@ class Bench:
             num_frames=settings.num_frames,
             limit_s=self._cfg.limit_s,
         )
+
+
+def _methods(group: str, part: DictConfig, listed: DictConfig, cfg: DictConfig, **settings: Any) -> dict[str, Any]:
+    """Methods by label: those listed, then, if wanted, all others there are."""
+    others = other_methods(group, listed, cfg, **settings) if part.all_methods else {}
+    return {label: build(node) for label, node in [*listed.items(), *others.items()]}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+OVERHEAD_LIMITS = {"vision": 0.06, "prefill": 0.05}
+"""Shares of own work from which on a method gives away a noticeable part of what it saves."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -14,8 +17,11 @@ class Row:
 
     ``saved`` is a share of the time, with its quartiles over pairs that were measured in alternation.
     ``bound``: share of the FLOPs that the method does not need, which is what it could save at most if time
-    followed FLOPs; ``overhead_ms``: the method's own work, part of ``compressed_ms`` where it can be told apart.
-    ``num_pairs``: measurements; ``num_frames``: frames behind them, of one stream.
+    followed FLOPs; ``overhead_ms``: the method's own work, part of ``compressed_ms``. For a cacher all but the matrix
+    products of a frame that is not computed in full, and ``overhead_share`` is its share of a dense frame; for a
+    pruner the time of pruning, probing of the tower included, and its share of the prefill time that pruning saves.
+    ``None`` where there is no such frame or saving. ``num_pairs``: measurements; ``num_frames``: frames behind them,
+    of one stream.
     """
 
     part: str
@@ -32,7 +38,13 @@ class Row:
     num_pairs: int
     num_frames: int
     overhead_ms: float | None = None
+    overhead_share: float | None = None
     tokens: tuple[int, int] | None = None
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the method's own work is above the limit for its part."""
+        return self.overhead_share is not None and self.overhead_share > OVERHEAD_LIMITS[self.part]
 
 
 def saved_shares(uncompressed_ms: Sequence[float], compressed_ms: Sequence[float]) -> np.ndarray:

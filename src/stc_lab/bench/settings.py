@@ -14,21 +14,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass
 class VisionSettings:
-    """The tower: layers that are run, frames of a repeat, repeats, and the cachers by label."""
+    """The tower: layers that are run, frames of a repeat, repeats, and the cachers by label, or all there are."""
 
     num_layers: int | None = 2
     num_frames: int = 4
     repeats: int = 6
+    all_methods: bool = True
     cachers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class PrefillSettings:
-    """The decoder: layers that are run, length of the stream, tokens of a full frame, and the pruners by label."""
+    """The decoder: layers that are run, length of the stream, tokens of a full frame and of a pruned one, pruners."""
 
     num_layers: int | None = 1
     num_frames: int = 100
     tokens_per_frame: int = 196
+    budget: int = 64
+    all_methods: bool = True
     pruners: dict[str, Any] = field(default_factory=dict)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from stc_lab.bench.rows import Row
+from stc_lab.bench.rows import OVERHEAD_LIMITS, Row
 
-COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "compressed", "pruning", "saved", "quartiles", "bound")
+COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "compressed", "own work", "saved", "quartiles", "bound")
 
 
 def as_table(rows: Sequence[Row], device: str) -> Table:
@@ -21,8 +21,10 @@ def as_table(rows: Sequence[Row], device: str) -> Table:
         table.add_row(*_cells(row))
     table.caption = (
         "ms per frame for all layers, from those that were run; saved: share of the time, quartiles over pairs "
-        "measured in alternation; bound: share of the FLOPs. Vision: blocks only, median; prefill: mean of a stream, "
-        "with pruning"
+        "measured in alternation; bound: share of the FLOPs. Vision: blocks only, median, a still picture with noise; "
+        "own work: all but matrix products of a frame not computed in full, as share of a dense frame. Prefill: mean "
+        "of a stream, with pruning; own work: pruning, as share of the time it saves. !: above "
+        f"{OVERHEAD_LIMITS['vision']:.0%} (vision) or {OVERHEAD_LIMITS['prefill']:.0%} (prefill)"
     )
     return table
 
@@ -37,8 +39,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.tokens is None else f"{row.tokens[1]} of {row.tokens[0]}",
         f"{row.uncompressed_ms:.1f} ms",
         f"{row.compressed_ms:.1f} ms",
-        "" if row.overhead_ms is None else f"{row.overhead_ms:.1f} ms",
+        _own_work(row),
         f"{row.saved:.1%}",
         f"{low:.1%} .. {high:.1%}",
         f"{row.bound:.1%}",
     )
+
+
+def _own_work(row: Row) -> str:
+    if row.overhead_ms is None:
+        return ""
+    share = "" if row.overhead_share is None else f" ({row.overhead_share:.1%})"
+    return f"{'! ' if row.is_heavy else ''}{row.overhead_ms:.1f} ms{share}"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from stc_lab.bench.products import split_ms
 from stc_lab.bench.rows import Row, median, quartiles, saved_shares
 from stc_lab.bench.stopwatch import Deadline, time_ms
-from stc_lab.cachers import Cacher, FrameTrace, NoCacher
+from stc_lab.cachers import Cacher, Encoded, FrameTrace, NoCacher
 from stc_lab.measure.flops import vision_flops
 from stc_lab.vision import VisionTower
 
 MIN_REPEATS = 2
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -47,7 +51,8 @@ def vision_rows(
             elapsed_ms = time_ms(device, runs[name].step) / num_frames
             times[name].append(elapsed_ms * full_layers / tower.num_layers)
     shape = {"sizes": sizes, "num_layers": tower.num_layers, "full_layers": full_layers}
-    return [_row(name, runs[name], times["none"], times[name], num_frames, shape) for name in cachers]
+    rows = {name: _row(name, runs[name], times["none"], times[name], num_frames, shape) for name in cachers}
+    return [_with_overhead(row, runs[name].overhead_ms(device)) for name, row in rows.items()]
 
 
 class _Run:
@@ -67,8 +72,32 @@ class _Run:
     def saved_flops(self) -> float:
         """Share of the FLOPs of the last step that the plain tower would have needed on top."""
         facts = self._tower.facts
-        own = sum(vision_flops(facts, None if t.is_reference else t.num_recomputed) for t in self._traces)
+        own = sum(self.cacher.flops(facts, trace) for trace in self._traces)
         return 1 - own / (len(self._traces) * vision_flops(facts))
+
+    def overhead_ms(self, device: torch.device) -> float | None:
+        """All but the matrix products of a frame that is not computed in full, median; ``None`` without such frames.
+
+        On a CPU from one run, which the stopwatches slow down by microseconds. On a GPU they would stand in its way,
+        so the products of one run are set against another run's time.
+        """
+        splits = self._other_frames(lambda work: split_ms(device, work))
+        if not splits:
+            return None
+        if device.type == "cpu":
+            return median([total - products for total, products in splits])
+        totals = self._other_frames(lambda work: time_ms(device, work))
+        return max(0.0, median(totals) - median([products for _, products in splits]))
+
+    def _other_frames(self, measure: Callable[[Callable[[], None]], T]) -> list[T]:
+        """``measure`` of each frame of a step that was not computed in full."""
+        values = []
+        for frame in self._frames.split(1):
+            runs: list[Encoded] = []
+            value = measure(lambda f=frame, r=runs: r.append(self.cacher.run(self._tower, f, self._state)))
+            if not runs[0].is_reference[0]:
+                values.append(value)
+        return values
 
 
 def _row(name: str, run: _Run, plain_ms: list[float], own_ms: list[float], num_frames: int, shape: dict) -> Row:
@@ -86,6 +115,14 @@ def _row(name: str, run: _Run, plain_ms: list[float], own_ms: list[float], num_f
         num_frames=num_frames * len(own_ms),
         **shape,
     )
+
+
+def _with_overhead(row: Row, own_ms: float | None) -> Row:
+    """``own_ms``: for the layers that were run."""
+    if own_ms is None:
+        return row
+    own_ms *= row.full_layers / row.num_layers
+    return replace(row, overhead_ms=own_ms, overhead_share=own_ms / row.uncompressed_ms)
 
 
 def _frames(tower: VisionTower, num_frames: int, device: torch.device) -> Tensor:

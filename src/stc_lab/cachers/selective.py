@@ -23,7 +23,7 @@ def run_selective(
     selection is taken, and nothing is compared. ``x`` must be contiguous.
     """
     normed = block.norm1(x)
-    fresh = compared_feature(rule.feature, block, x, normed)
+    fresh = _compared(rule.feature, block, x, normed)
     similarity = reference.likeness(rule.metric, fresh) if shared is None else None
     selection = rule.select(similarity) if shared is None else shared
     layer = _SelectiveLayer(block, x, normed, fresh, reference, rule.feature, selection)
@@ -31,7 +31,7 @@ def run_selective(
     return run(), selection, similarity
 
 
-def compared_feature(feature: Feature, block: Block, x: Tensor, normed: Tensor) -> Tensor:
+def _compared(feature: Feature, block: Block, x: Tensor, normed: Tensor) -> Tensor:
     """What is compared, for all tokens: ``x`` [F, T, C] enters the layer, ``normed`` is ``x`` after its first norm."""
     if feature == "hidden":
         return x
