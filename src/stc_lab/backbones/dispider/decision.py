@@ -66,7 +66,7 @@ class Judge:
         if is_offline:
             count = min(max(count, int((cosine > OFFLINE_COSINE).sum())), max(OFFLINE_MOST, count))
         best = similarity.argsort(descending=True, stable=True)[:count]
-        score = float(self.decoder.logits(state))
+        score = self.decoder.logits(state).item()
         return Judgement(state, score, cosine, similarity, tuple(sorted(best.tolist())), flops)
 
     def cosine(self, state: Tensor, clips: Sequence[Clip]) -> Tensor:
