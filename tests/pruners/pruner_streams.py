@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ CACHERS = sorted(path.stem for path in (conf_dir() / "cacher").glob("*.yaml"))
 TOKENS = 196
 
 
+@cache
 def make(method: str, group: str = "pruner", **settings: Any) -> Any:
     """A method as a run builds it, from its YAML file with some settings changed."""
     node = OmegaConf.load(conf_dir() / f"{group}/{method}.yaml")
