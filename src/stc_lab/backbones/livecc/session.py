@@ -17,7 +17,7 @@ class LiveCCSession(QwenSession):
     def _new_memory(self) -> Memory:
         options = self.model.options
         if options.mode == "oneshot":
-            return OneShotMemory(self.model, Axes(), max(1, options.max_frames // 2))
+            return OneShotMemory(self.model, Axes(), options.max_frames // 2)
         return LiveCCMemory(self.model, self.timer)
 
     def _kept(self, spoken: Spoken | None, text: str) -> Spoken | None:

@@ -44,10 +44,12 @@ class QwenOptions:
     official_tokens = 768
 
     def __post_init__(self) -> None:
-        for field in ("tokens_per_frame", "min_tokens_per_frame", "commentary_tokens", "max_new_tokens", "max_frames"):
+        for field in ("tokens_per_frame", "min_tokens_per_frame", "commentary_tokens", "max_new_tokens"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"backbone.{field}={value}: must be at least 1")
+        if self.max_frames < 2:
+            raise ValueError(f"backbone.max_frames={self.max_frames}: must be at least 2, a temporal patch")
         for field, choices in (("answer_reader", READERS), ("mode", MODES)):
             if getattr(self, field) not in choices:
                 raise ValueError(f"backbone.{field}={getattr(self, field)}: must be one of {', '.join(choices)}")

@@ -16,5 +16,5 @@ class StreamingVLMSession(QwenSession):
         options = self.model.options
         axes = Axes(time_step=self.model.tokens_per_second * 2 / options.fps)
         if options.mode == "oneshot":
-            return OneShotMemory(self.model, axes, max(1, options.max_frames // 2))
+            return OneShotMemory(self.model, axes, options.max_frames // 2)
         return StreamingMemory(self.model, axes, self.timer)

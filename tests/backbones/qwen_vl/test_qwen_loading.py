@@ -1,0 +1,187 @@
+"""Checkpoints of LiveCC and StreamingVLM: layouts, what is refused, and the pocket architectures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stc_lab.backbones.livecc import LiveCC
+from stc_lab.backbones.qwen_vl import pocket
+from stc_lab.backbones.streamingvlm import StreamingVLM
+from stc_lab.cachers import NoCacher, STCCacher
+from stc_lab.pruners.none import NoPruner
+from stc_lab.pruners.stc import STCPruner
+
+BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
+HUB = {"livecc": "chenjoya/LiveCC-7B-Instruct", "streamingvlm": "mit-han-lab/StreamingVLM"}
+
+
+@pytest.fixture(params=BACKBONES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def folder(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return shutil.copytree(tiny_folders[name], tmp_path / "checkpoint")
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Any attempt to reach the network fails the test, and the hub's cache is empty."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_official_and_new_key_layout_are_loaded_bit_by_bit(name: str, folder: Path) -> None:
+    saved = load_file(folder / "model.safetensors")
+    roots = {key.split(".")[0] for key in saved}
+    assert roots == {"visual", "model", "lm_head"} and not any(key.startswith("model.visual") for key in saved)
+    model = BACKBONES[name](str(folder), dtype="float32")
+    state = model.model.state_dict()
+    assert torch.equal(state["model.visual.blocks.1.attn.qkv.weight"], saved["visual.blocks.1.attn.qkv.weight"])
+    loaded = state["model.language_model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(loaded, saved["model.layers.1.mlp.up_proj.weight"])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    again = BACKBONES[name](str(folder), dtype="float32").model.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("change", ["remove", "add"])
+def test_weights_must_fit_exactly(name: str, folder: Path, change: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    if change == "remove":
+        del weights["visual.merger.mlp.0.bias"]
+    else:
+        weights["visual.merger.mlp.3.bias"] = torch.zeros(3)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights do not fit.*(missing|unexpected) keys: .*merger.mlp.[03].bias"):
+        BACKBONES[name](str(folder))
+
+
+def test_only_safetensors_are_read(name: str, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="model.safetensors not found in"):
+        BACKBONES[name].check_settings({"checkpoint": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"model_type": "llava"}, "model_type is llava.*needs qwen2_vl or qwen2_5_vl"),
+        ("config.json", {"vision_config": {"spatial_merge_size": 3}}, "spatial_merge_size=3 is not supported"),
+    ],
+)
+def test_another_kind_of_model_is_refused(name: str, folder: Path, file: str, changes: dict, message: str) -> None:
+    edit(folder / file, **changes)
+    with pytest.raises(ValueError, match=message):
+        BACKBONES[name].check_settings({"checkpoint": str(folder)})
+
+
+def test_another_tokenizer_or_processor_is_refused(name: str, folder: Path) -> None:
+    edit(folder / "preprocessor_config.json", image_mean=None)
+    with pytest.raises(ValueError, match="image_mean missing"):
+        BACKBONES[name](str(folder))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "<|video_pad|>"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"its tokenizer has no <\|video_pad\|>"):
+        BACKBONES[name](str(folder))
+
+
+def test_hub_id_without_files_says_how_to_fetch(name: str, offline: None) -> None:
+    BACKBONES[name].check_settings({"checkpoint": HUB[name]})
+    BACKBONES[name].check_combination({"checkpoint": HUB[name]}, STCCacher(), STCPruner(budget=64))
+    with pytest.raises(ValueError) as error:
+        BACKBONES[name](HUB[name])
+    message = str(error.value)
+    assert f"backbone.checkpoint={HUB[name]}" in message and f"hf download {HUB[name]}" in message
+    assert "about 16.6 GB" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "batch"}, "backbone.mode=batch: must be one of streaming, oneshot"),
+        ({"answer_reader": "magic"}, "backbone.answer_reader=magic"),
+        ({"fps": 0}, "backbone.fps=0"),
+        ({"positions": "2d"}, "backbone.positions=2d"),
+        ({"tokens_per_frame": 4, "min_tokens_per_frame": 8}, "min_tokens_per_frame=8: must be at most"),
+        ({"commentary_tokens": 0}, "backbone.commentary_tokens=0"),
+        ({"temperature": -1}, "backbone.temperature=-1"),
+        ({"repetition_penalty": 0}, "backbone.repetition_penalty=0"),
+        ({"max_frames": 1}, "backbone.max_frames=1: must be at least 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(name: str, tiny_folders: dict[str, Path], settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BACKBONES[name].check_settings({"checkpoint": str(tiny_folders[name]), **settings})
+
+
+def test_settings_of_their_own_are_named() -> None:
+    with pytest.raises(ValueError, match="backbone.vision_window_s=0"):
+        StreamingVLM.options_class(vision_window_s=0)
+    with pytest.raises(ValueError, match="backbone.text_sink=-1"):
+        StreamingVLM.options_class(text_sink=-1)
+    with pytest.raises(ValueError, match="remember_questions=true: backbone.mode=oneshot"):
+        LiveCC.options_class(remember_questions=True, mode="oneshot")
+    with pytest.raises(ValueError, match="backbone.silence_threshold=2"):
+        LiveCC.options_class(silence_threshold=2.0)
+
+
+def test_budgets_count_tokens_of_a_pair(name: str, tiny_folders: dict[str, Path]) -> None:
+    settings = {"checkpoint": str(tiny_folders[name])}
+    assert BACKBONES[name].nominal_tokens(settings) == 30
+    BACKBONES[name].check_combination(settings, NoCacher(), STCPruner(budget=30))
+    with pytest.raises(ValueError, match="a frame has 30 tokens"):
+        BACKBONES[name].check_combination(settings, NoCacher(), STCPruner(budget=31))
+    with pytest.raises(ValueError, match="a frame has 30 tokens"):
+        BACKBONES[name](settings["checkpoint"]).open(NoCacher(), STCPruner(budget=31))
+    BACKBONES[name].check_combination({**settings, "tokens_per_frame": 40}, NoCacher(), STCPruner(budget=31))
+
+
+def test_square_frames_stand_for_all(name: str, tiny_folders: dict[str, Path]) -> None:
+    model = BACKBONES[name](str(tiny_folders[name]), dtype="float32")
+    assert model.grid == (5, 5) and model.tokens_per_frame == 25 == model.tower.num_tokens
+    assert model.view(17, 25) is model.view(16, 24) and model.view(17, 25).grid == (2, 3)
+    assert model.project_flops == model.square.project_flops > 0
+
+
+def test_pocket_architectures(name: str, tmp_path: Path) -> None:
+    """Official classes and key layout, 196 tokens, warm where the ReKV pocket fits, under 10 MB."""
+    new = {"livecc": pocket.new_pocket_livecc, "streamingvlm": pocket.new_pocket_streamingvlm}[name]
+    model, cold = new(), new(start=None)
+    trained = load_file(pocket.REKV / "model.safetensors")
+    text = model.model.language_model
+    assert torch.equal(text.layers[3].mlp.up_proj.weight, trained["language_model.model.layers.3.mlp.up_proj.weight"])
+    words = trained["language_model.model.embed_tokens.weight"]
+    assert torch.equal(text.embed_tokens.weight[: len(words)], words) and len(text.embed_tokens.weight) > len(words)
+    assert not torch.equal(cold.model.language_model.layers[3].mlp.up_proj.weight, text.layers[3].mlp.up_proj.weight)
+    folder = pocket.save_pocket(model, tmp_path / name, name)
+    assert {key.split(".")[0] for key in load_file(folder / "model.safetensors")} == {"visual", "model"}
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
+    loaded = BACKBONES[name](str(folder), dtype="float32")
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
+    assert loaded.grid == (14, 14) and loaded.view(108, 108).tokens_per_frame == 196
+    assert all(loaded.letter_id(letter) >= 0 for letter in "ABCDE")
+    prompt = loaded.loaded.token_ids("<|im_start|>user\nTime=10.0-12.0s<|vision_start|>")
+    assert loaded.loaded.tokenizer.unk_token_id not in prompt
