@@ -16,6 +16,7 @@ from stc_lab.backbones.streamforest.prompts import BEFORE_VIDEO, after_video, ti
 from stc_lab.backbones.streamforest.session import StreamForestSession
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
+from stc_lab.cachers.tome import ToMeCacher
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.pruners.uniform import UniformPruner
@@ -213,6 +214,8 @@ def test_combinations_that_make_no_sense_are_refused(forest: StreamForest, fores
         StreamForest.check_combination(settings, NoCacher(), AttentivePruner(budget=4))
     with pytest.raises(ValueError, match="pruner=place needs places of each patch"):
         StreamForest.check_combination(settings, NoCacher(), PlacePruner(budget=4))
+    with pytest.raises(ValueError, match="cacher.output=merged: StreamForest needs its own grid"):
+        StreamForest.check_combination(settings, ToMeCacher(output="merged", num_tokens=8), NoPruner())
     with pytest.raises(ValueError, match="pruner=attentive needs"):
         forest.open(NoCacher(), AttentivePruner(budget=4))
     with pytest.raises(ValueError, match="pruner.budget=64: a frame has 8 tokens"):
