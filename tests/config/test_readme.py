@@ -35,7 +35,8 @@ def points(arguments: str) -> list[list[str]]:
 @pytest.mark.parametrize("arguments", commands())
 def test_documented_command_is_valid(settings, arguments):
     for overrides in points(arguments):
-        validate(settings(*overrides, *(["trainer.accelerator=cpu"] if "trainer=gpu" in overrides else [])))
+        cfg = settings(*overrides, *(["trainer.accelerator=cpu"] if "trainer=gpu" in overrides else []))
+        validate(cfg, with_files=False)
 
 
 def test_set_up_takes_two_commands():

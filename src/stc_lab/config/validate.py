@@ -14,15 +14,17 @@ from stc_lab.config.schema import PLUGIN_GROUPS, Config
 from stc_lab.config.signatures import check_arguments, unknown_key
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, with_files: bool = True) -> None:
     """Raise ``ValueError`` naming the field, its value and what is valid instead.
 
-    Cheap checks come first; nothing here loads weights, opens a video or imports the training stack.
+    Cheap checks come first; nothing here loads weights, opens a video or imports the training stack. ``with_files``:
+    also look whether the files and folders of the dataset are there.
     """
     _check_schema(Config, cfg, "")
     _check_objective(cfg.objective)
+    _check_prompt(cfg)
     for group in PLUGIN_GROUPS:
-        _check_plugin(group, cfg[group])
+        _check_plugin(group, cfg[group], with_files)
         if group == "pruner":
             _check_budget(cfg)
     _check_combination(cfg)
@@ -61,7 +63,16 @@ def _check_objective(objective: Any) -> None:
         raise ValueError(f"objective={objective}: must be a key of summary.json, or a list of keys")
 
 
-def _check_plugin(group: str, node: DictConfig | None) -> None:
+def _check_prompt(cfg: DictConfig) -> None:
+    if cfg.dataset is None or cfg.dataset.get("prompt") != "bare":
+        return
+    if not getattr(target_of(settings_of(cfg.backbone)), "takes_bare_prompts", False):
+        raise ValueError(
+            f"dataset.prompt=bare: backbone={cfg.backbone.name} cannot be asked without its chat template; use official"
+        )
+
+
+def _check_plugin(group: str, node: DictConfig | None, with_files: bool) -> None:
     """Unknown keys and wrong types by the signature; values by the target itself where making it is cheap."""
     try:
         settings = settings_of(node)
@@ -76,7 +87,7 @@ def _check_plugin(group: str, node: DictConfig | None) -> None:
             target.check_settings(settings)
         elif dataclasses.is_dataclass(target):
             made = build(node)
-            if hasattr(made, "check_files"):
+            if with_files and hasattr(made, "check_files"):
                 made.check_files()
     except ValueError as error:
         raise ValueError(_named(group, error)) from error

@@ -126,6 +126,11 @@ def encoding_summary(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def encoding_work_s(records: Sequence[Record]) -> float:
+    """Seconds of work on all frames, from pixels to memory."""
+    return sum(sum(_work_s(record)) for record in records if record.frames)
+
+
 def prompt_summary(style: str | None, records: Sequence[Record]) -> dict[str, Any]:
     """The style of the prompts (``backbone`` where a benchmark has no choice), and whether chat templates were applied.
 
