@@ -50,7 +50,8 @@ def test_responses_that_are_no_text_have_a_reason(tmp_path: Path, response: dict
 
 def test_lists_are_unwrapped_only_when_asked(tmp_path: Path) -> None:
     folder = write_ovo(tmp_path, {"backward": [ovo_choice(1, "EPM", "A", response=["A"])]})
-    assert read_predictions("ovobench", folder).predictions[0].text is None
+    as_it_is = read_predictions("ovobench", folder)
+    assert as_it_is.predictions[0].text is None and "unwrap_lists=true" in as_it_is.notes[0]
     assert read_predictions("ovobench", folder, unwrap_lists=True).predictions[0].text == "A"
 
 

