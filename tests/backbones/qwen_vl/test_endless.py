@@ -26,22 +26,12 @@ def run(session, clip: list[np.ndarray], num_frames: int) -> list[dict]:
     return rows
 
 
-def most_tokens(model: StreamingVLM, tokens_per_patch: int, num_seconds: int) -> int:
-    """Bound of the kept sequence: opening, previous text, and the rounds inside the windows, one of them new."""
-    ids, windows, options = model.loaded.token_ids, model.options.windows, model.options
-    opening = len(ids("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>previous text\n<|im_end|>\n"))
-    user = len(ids(f"<|im_start|>user\nTime={num_seconds}.0-{num_seconds}.0s<|vision_start|><|vision_end|><|im_end|>\n"))
-    reply = len(ids("<|im_start|>assistant\n<|im_end|>\n")) + options.commentary_tokens
-    rounds = max(windows.text_rounds, windows.vision_rounds) * (user + tokens_per_patch) + windows.text_rounds * reply
-    return opening + windows.text_sink + windows.text_window + len(ids(options.query)) + rounds
-
-
 def check_constant(folder: Path, clip: list[np.ndarray], num_frames: int) -> None:
     model = StreamingVLM(str(folder), commentary_tokens=4, dtype="float32", **WINDOWS)
     session = model.open(STCCacher(), UniformPruner(budget=3))
     rows = run(session, clip, num_frames)
     half = len(rows) // 2
-    bound = most_tokens(model, 3, len(rows))
+    bound = model.most_tokens(3, len(rows))
     assert all(row["num_tokens"] <= bound for row in rows)
     assert max(row["num_tokens"] for row in rows[half:]) > bound - 5 * 4  # the bound is near what is kept
     assert all(row["kv_bytes_device"] == row["num_tokens"] * SIZE_OF_A_TOKEN for row in rows)

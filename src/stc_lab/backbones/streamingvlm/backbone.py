@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from stc_lab.backbones.qwen_vl.backbone import QwenVL
+from stc_lab.backbones.qwen_vl.prompts import (
+    ASSISTANT,
+    CLOSE,
+    IM_START,
+    SYSTEM,
+    USER,
+    VISION_END,
+    VISION_START,
+    time_text,
+)
 from stc_lab.backbones.streamingvlm.options import StreamingVLMOptions
 from stc_lab.measure import StageTimer
 
@@ -82,6 +92,18 @@ class StreamingVLM(QwenVL):
         )
         self._load(options, device, dtype)
         self.tokens_per_second = getattr(self.model.config.vision_config, "tokens_per_second", 0.5)
+
+    def most_tokens(self, tokens_per_patch: int, longest_s: int = 359_999) -> int:
+        """Tokens in the cache at most, in a stream of up to ``longest_s`` seconds, with that many visual tokens per
+        temporal patch; a question being answered comes on top."""
+        ids, windows, options = self.loaded.token_ids, self.options.windows, self.options
+        opening = len(ids(f"{SYSTEM}{IM_START}previous text\n{CLOSE}"))
+        user = len(ids(f"{USER}{time_text(longest_s, longest_s)}{VISION_START}{VISION_END}{CLOSE}"))
+        reply = len(ids(f"{ASSISTANT}{CLOSE}")) + options.commentary_tokens
+        visual = tokens_per_patch * windows.patches_per_round
+        rounds = max(windows.text_rounds, windows.vision_rounds) * user + windows.vision_rounds * visual
+        previous = max(windows.text_sink + windows.text_window, len(ids(options.previous_text)))
+        return opening + previous + len(ids(options.query)) + rounds + windows.text_rounds * reply
 
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamingVLMSession:
         """See :meth:`Backbone.open`; budgets count tokens of a temporal patch, of two video frames."""
