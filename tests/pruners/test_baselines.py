@@ -107,8 +107,8 @@ def test_recent_pays_for_the_frames_that_waited(frames):
 
 
 def test_recent_looks_at_no_content(frames, make_frames):
-    other = make_frames(seed=4)
-    assert all(torch.equal(a, b) for a, b in zip(kept(RecentPruner(), frames), kept(RecentPruner(), other), strict=True))
+    first, second = kept(RecentPruner(), frames), kept(RecentPruner(), make_frames(seed=4))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_magnitude_keeps_the_longest_or_the_shortest():

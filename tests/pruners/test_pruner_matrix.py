@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pruner_streams import METHODS, TOKENS, compress, contexts, in_calls, make, positions, same
 
+from stc_lab.config import conf_dir
 from stc_lab.pruners import NoPruner, ScorePruner
 
 SCORING = [method for method in METHODS if isinstance(make(method), ScorePruner)]
@@ -151,3 +155,13 @@ def test_settings_are_frozen_and_shown(pruner, method):
         pruner.budget = 3
     assert f"name='{method}'" in repr(pruner) and f"budget={pruner.budget}" in repr(pruner)
     assert pruner.flops(TOKENS, 896) >= 0
+
+
+def test_the_yaml_file_names_every_setting(method):
+    """With its default, so that a setting that is not given means the same in Python and on the command line."""
+    node = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"pruner/{method}.yaml"), resolve=False)
+    pruner = make(method)
+    assert set(node) - {"_target_"} == {field.name for field in fields(pruner)}
+    plain = type(pruner)()
+    for field in fields(pruner):
+        assert getattr(pruner, field.name) == getattr(plain, field.name)

@@ -41,7 +41,9 @@ def test_dycoke_divides_the_budget_of_a_group(frames, budget, counts):
     assert [frame.num_tokens for frame in compress(DyCokePruner(budget=budget), frames[:4])] == counts
 
 
-@pytest.mark.parametrize(("num_frames", "counts"), [(1, [64]), (2, [112, 16]), (3, [160, 16, 16]), (5, [196, 20, 20, 20, 64])])
+@pytest.mark.parametrize(
+    ("num_frames", "counts"), [(1, [64]), (2, [112, 16]), (3, [160, 16, 16]), (5, [196, 20, 20, 20, 64])]
+)
 def test_dycoke_on_a_group_that_a_question_cut_short(frames, num_frames, counts):
     assert [frame.num_tokens for frame in compress(DyCokePruner(budget=64), frames[:num_frames])] == counts
 

@@ -28,6 +28,6 @@ class FrameContext:
         missing = sorted(name for name in needs if getattr(self, name) is None)
         if missing:
             raise ValueError(
-                f"{method} needs {' and '.join(missing)} of the vision tower: pass context=[FrameContext(...)], one per "
-                "frame (stc_lab.vision.Probe measures them)"
+                f"{method} needs {' and '.join(missing)} of the vision tower: pass context=[FrameContext(...), ...], "
+                "one per frame (stc_lab.vision.Probe measures them)"
             )
