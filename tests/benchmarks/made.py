@@ -36,7 +36,9 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-OVO_CHOICE = {"question": "What did they paint?", "options": ["a door", "a boat", "a fence"], "answer": "a boat", "gt": 1}
+OVO_CHOICE = {
+    "question": "What did they paint?", "options": ["a door", "a boat", "a fence"], "answer": "a boat", "gt": 1,
+}  # fmt: skip
 OVO = [
     {"id": 7, "task": "EPM", "video": "Ego4D/clips/a.mp4", "realtime": 4, **OVO_CHOICE},
     {"id": 8, "task": "OJR", "video": "Ego4D/clips/a.mp4", "realtime": 1.4, **OVO_CHOICE},

@@ -15,6 +15,7 @@ from made import MAKERS
 
 from stc_lab.backbones import prompts as rekv
 from stc_lab.backbones.dispider import prompts as dispider
+from stc_lab.backbones.qwen_vl import prompts as qwen_vl
 from stc_lab.backbones.streamforest import prompts as streamforest
 from stc_lab.benchmarks.egoschema import EgoSchema
 from stc_lab.benchmarks.mlvu import MLVU
@@ -48,6 +49,11 @@ def on_dispider(question: Question) -> str:
     return f"{dispider.before_video()}{VIDEO}{dispider.after_video(question)}<memory is searched by>{question.query}"
 
 
+def on_qwen_vl(question: Question) -> str:
+    start = qwen_vl.answer_start(question, is_chosen=True)
+    return f"{qwen_vl.question_text(question)}<the answer starts>{start}"
+
+
 STYLES: dict[str, tuple[str, Callable[[Question], str]]] = {
     "official": ("official", official),
     "rekv": ("official", on_rekv),
@@ -57,6 +63,8 @@ STYLES: dict[str, tuple[str, Callable[[Question], str]]] = {
     "streamforest-own": ("backbone", on_streamforest),
     "dispider": ("official", on_dispider),
     "dispider-own": ("backbone", on_dispider),
+    "qwen_vl": ("official", on_qwen_vl),
+    "qwen_vl-own": ("backbone", on_qwen_vl),
 }
 """Name of the file: ``dataset.prompt``, and the text that a model reads."""
 

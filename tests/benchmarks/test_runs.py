@@ -26,6 +26,7 @@ from stc_lab.results.records import RECORDS_FILE, Record, answer_view, read_reco
 from stc_lab.types import Stream
 from stc_lab.video import open_video
 
+CHOICE = {"question": "What?", "options": ["x", "y"], "answer": "A"}
 FRAMES_READ = {
     "ovobench": 5 + 6 + 6, "streamingbench": 6 + 5, "streamingbench_sqa": 6, "mlvu": 7 * 3, "egoschema": 3,
     "videomme": 2 * 3,
@@ -133,8 +134,7 @@ def test_order_and_shards_change_no_answer(tmp_path: Path, pocket: ReKV) -> None
     for number in range(3):
         write_video(folder / f"{number}.mp4", seed=number, seconds=2 + number % 2)
         for time_s in (0, 1.5):
-            row = {"video": f"{number}.mp4", "time_s": time_s, "question": "What?", "options": ["x", "y"], "answer": "A"}
-            rows.append(row)
+            rows.append({"video": f"{number}.mp4", "time_s": time_s, **CHOICE})
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     benchmark = FolderBenchmark(videos=str(folder), questions=str(folder / "q.jsonl"))
     streams = benchmark.streams()
@@ -181,10 +181,8 @@ def test_five_questions_cost_one_encoding(tmp_path: Path, pocket: ReKV) -> None:
     write_video(folder / "v.mp4", seed=1, seconds=10)
     encoded = {}
     for count in (1, 5):
-        rows = [
-            {"video": "v.mp4", "time_s": 10 * number / count - 1, "question": "What?", "options": ["x", "y"], "answer": "A"}
-            for number in range(1, count + 1)
-        ]
+        times_s = [10 * number / count - 1 for number in range(1, count + 1)]
+        rows = [{"video": "v.mp4", "time_s": time_s, **CHOICE} for time_s in times_s]
         (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
         given = {"videos": str(folder), "questions": str(folder / "q.jsonl")}
         summary, _ = run(settings("folder", given), tmp_path / str(count), pocket)

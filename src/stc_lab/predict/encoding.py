@@ -24,7 +24,8 @@ def main(run_dirs: list[str]) -> int:
             return 2
         counts = encoding_summary(records)
         ratio = "-" if counts["ratio"] is None else f"{counts['ratio']:.2f}"
-        cells = (len(records), counts["num_frames"], f"{encoding_work_s(records):.2f}", counts["num_frames_anew"], ratio)
+        work_s = f"{encoding_work_s(records):.2f}"
+        cells = (len(records), counts["num_frames"], work_s, counts["num_frames_anew"], ratio)
         table.add_row(run_dir, *map(str, cells))
     if not run_dirs:
         print("usage: python -m stc_lab.predict.encoding RUN_DIR ...", file=sys.stderr)
