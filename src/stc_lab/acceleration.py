@@ -95,7 +95,7 @@ def find_tower(model: nn.Module) -> nn.Module:
         return towers[0]
     found = ", ".join(type(tower).__name__ for tower in towers) or "none"
     raise ValueError(
-        f"{type(model).__name__}: need exactly one SigLIP or CLIP vision tower in it, found {found}; hand over the tower"
+        f"{type(model).__name__}: need exactly one SigLIP or CLIP vision tower in it, found {found}; pass the tower"
     )
 
 

@@ -118,7 +118,7 @@ def test_flops_fall_with_the_tokens(tower, stream):
         ({"r": -1}, "cacher.r=-1"),
         ({"r": [3, 1.5]}, r"cacher.r=\[3, 1.5\]"),
         ({"r": "many"}, "cacher.r=many"),
-        ({"r": [3, 1], "schedule": "decreasing"}, "cacher.schedule=decreasing"),
+        ({"r": [3, 1], "schedule": "decreasing"}, "cacher.schedule=decreasing contradicts"),
         ({"schedule": "steep"}, "cacher.schedule=steep.*constant, decreasing, increasing"),
         ({"output": "tokens"}, "cacher.output=tokens.*grid, merged"),
         ({"output": "merged"}, "cacher.output=merged needs cacher.num_tokens"),

@@ -8,15 +8,15 @@ from rich.table import Table
 
 from stc_lab.bench.rows import OVERHEAD_LIMITS, Row
 
-COLUMNS = ("part", "size", "method", "layers", "tokens", "none", "compressed", "own work", "saved", "quartiles", "bound")
+TEXTS = ("part", "size", "method")
+COLUMNS = (*TEXTS, "layers", "tokens", "none", "compressed", "own work", "saved", "quartiles", "bound")
 
 
 def as_table(rows: Sequence[Row], device: str) -> Table:
     """One line per row; milliseconds are per frame and for the layers that were run."""
     table = Table(title=f"Time per frame, compressed against uncompressed ({device}, random weights)")
     for name in COLUMNS:
-        is_text = name in ("part", "size", "method")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in TEXTS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     table.caption = (

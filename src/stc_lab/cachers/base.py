@@ -68,10 +68,11 @@ class Cacher(ABC):
     """Settings of a vision-side method. All that changes during a stream lives in the state.
 
     ``merged_tokens``: number of tokens per frame that replace the backbone's pooled grid, ``None`` for a method that
-    keeps the grid (see :class:`Encoded`).
+    keeps the grid (see :class:`Encoded`). ``merges_in_tower``: it needs a tower with ``can_merge``.
     """
 
     merged_tokens: ClassVar[int | None] = None
+    merges_in_tower: ClassVar[bool] = False
 
     @abstractmethod
     def new_state(self) -> Any:

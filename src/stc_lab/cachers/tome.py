@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class ToMeCacher(Cacher):
     In every layer, between attention and MLP, the most similar tokens become one (their size-weighted mean; metric:
     the layer's keys, averaged over heads). One of three says how far: ``num_tokens`` patches leave the tower,
     exactly; or ``keep_ratio`` of them, rounded down; or ``r`` are merged per layer as in the released code. With none
-    of them 0.25 are left, or what a tower of few layers comes down to, since a layer merges at most half. ``schedule``: the same number in every layer, or linearly falling or rising numbers.
+    of them 0.25 are left, or what a tower of few layers comes down to, since a layer merges at most half.
+    ``schedule``: the same number in every layer, or linearly falling or rising numbers.
     ``proportional_attention`` counts a merged token as often as the patches it stands for.
 
     The tower's grid (27x27 for LLaVA-OneVision) is gone then, and with it what the backbone's pooling works on.
@@ -51,6 +52,8 @@ class ToMeCacher(Cacher):
     proportional_attention: bool = True
     output: Literal["grid", "merged"] = "grid"
     name: str = "tome"
+
+    merges_in_tower: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = [field for field in ("num_tokens", "keep_ratio", "r") if getattr(self, field) is not None]
@@ -74,7 +77,7 @@ class ToMeCacher(Cacher):
         if not isinstance(counts, Sequence) or isinstance(counts, str) or not all(_is_count(n) for n in counts):
             raise ValueError(f"cacher.r={self.r}: must be a whole number from 0 on, or a list of them, one per layer")
         if isinstance(self.r, Sequence) and self.schedule != "constant":
-            raise ValueError(f"cacher.r={self.r} is a schedule of its own: cacher.schedule={self.schedule} is in its way")
+            raise ValueError(f"cacher.r={self.r} says it per layer: cacher.schedule={self.schedule} contradicts it")
 
     @property
     def merged_tokens(self) -> int | None:
