@@ -320,3 +320,27 @@ def test_bytes_are_as_predicted(new_model: Callable, clip: list[np.ndarray]) -> 
             stats = session.stats()
             assert stats["kv_bytes_device"] == states * stats["num_tokens"] * 2 * 1 * 16 * 4
             assert stats["kv_bytes_host"] == 0 and stats["kv_bytes_reserved"] >= stats["kv_bytes_device"]
+
+
+def test_a_comment_cut_by_length_is_read_to_its_end(new_model: Callable, clip: list[np.ndarray]) -> None:
+    """By default its last token is read with the next turn; the released code loses it."""
+    for quirks in (False, True):
+        session = new_model("livecc", upstream_quirks=quirks).open(NoCacher(), NoPruner())
+        push(session, clip[:6])
+        memory = session._memory
+        spoken, start = memory.last_spoken.ids, len(memory.thread.ids)
+        assert len(spoken) == 3 and spoken[-1] not in session.model.loaded.stop_ids
+        push(session, clip[6:8], 6)
+        following = memory.thread.ids[start : start + 2]
+        end = session.model.loaded.im_end_id
+        assert following[0] == end if quirks else following == [spoken[-1], end]
+
+
+def test_the_query_outlives_its_round(new_model: Callable, clip: list[np.ndarray]) -> None:
+    for windows in ({}, {"vision_window_s": 1, "text_window_s": 1}):
+        model = new_model("streamingvlm", **windows)
+        session = opened(model)
+        push(session, clip)
+        query, ids = model.loaded.token_ids(model.options.query), session._memory.scroll.ids
+        found = [start for start in range(len(ids)) if ids[start : start + len(query)] == query]
+        assert len(found) == 1

@@ -61,6 +61,16 @@ class QwenVL(TextBackbone):
         pruner.check(cls.tokens_to_prune(cls.nominal_tokens(settings), cacher))
 
     @classmethod
+    def tokens_to_prune(cls, tokens_per_frame: int, cacher: Cacher) -> int:
+        """See :meth:`Backbone.tokens_to_prune`; raises ``ValueError`` for a cacher that merges tokens in the tower."""
+        if cacher.merges_in_tower:
+            raise ValueError(
+                f"cacher={cacher.name}: it merges tokens inside the tower, but the towers of Qwen-VL models turn every "
+                "token by its place; use another cacher, or merge after the tower with pruner=visionzip"
+            )
+        return super().tokens_to_prune(tokens_per_frame, cacher)
+
+    @classmethod
     def nominal_tokens(cls, settings: Mapping[str, Any]) -> int:
         """Visual tokens of a temporal patch before pruning, at most; nothing is loaded."""
         options = cls.options_class.of(settings)
