@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import traceback
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ class StreamPredictor(LightningModule):
             torch.set_num_threads(self.cfg.trainer.num_threads)
         reset_peak_memory(self.device)
         self._decoder = DecoderProcess()
+        gc.freeze()  # or a collection in mid-stream goes through all that was imported, a quarter of a second
         measure = self.cfg.measure
         self.recorder = Recorder(
             self.fingerprint, self.benchmark, str(self.device), measure.warmup_frames, measure.warmup_questions
@@ -70,6 +72,7 @@ class StreamPredictor(LightningModule):
         if self._decoder is not None:
             self._decoder.close()
             self._decoder = None
+            gc.unfreeze()
 
     def predict_step(self, task: StreamTask, batch_idx: int) -> list[Record]:
         torch.manual_seed(self.cfg.seed)

@@ -24,6 +24,7 @@ class BlockPool:
         self._host = host
         self._max_cached = max_cached_blocks
         self._blocks: list[Tensor] = []
+        self._num_bytes = 0
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._offloaded = False
         self._keys: Tensor | None = None
@@ -35,6 +36,7 @@ class BlockPool:
         """Add one block from un-rotated ``keys`` and ``values`` [T, Hkv, d]."""
         block = torch.stack((keys.transpose(0, 1), values.transpose(0, 1)))
         self._add_representative(keys.float().mean(dim=0).flatten())
+        self._num_bytes += tensor_bytes(block)
         self._blocks.append(self._host.store(block) if self._offloaded and self._host else block)
 
     def offload(self) -> None:
@@ -61,13 +63,13 @@ class BlockPool:
     @property
     def host_bytes(self) -> int:
         """Bytes of the offloaded blocks."""
-        return tensor_bytes(*self._blocks) if self._offloaded else 0
+        return self._num_bytes if self._offloaded else 0
 
     @property
     def device_bytes(self) -> int:
         """Bytes of representative keys, cached blocks and blocks not offloaded yet."""
-        blocks = self._cache.values() if self._offloaded else self._blocks
-        return tensor_bytes(*blocks, self.representatives if len(self) else None)
+        blocks = tensor_bytes(*self._cache.values()) if self._offloaded else self._num_bytes
+        return blocks + tensor_bytes(self.representatives if len(self) else None)
 
     def _on_device(self, index: int) -> Tensor:
         if not (self._offloaded and self._host):
