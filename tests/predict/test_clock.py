@@ -64,6 +64,13 @@ def test_frames_that_pass_the_tower_together_wait_for_the_last_of_them() -> None
     assert response.wait_s == pytest.approx(2.0 - 1.2)
 
 
+def test_an_entry_may_stand_for_several_video_frames() -> None:
+    pairs = record("a", 4.0, [1.0, 3.0], 600.0, num_frames_seen=4)
+    pairs.frames["num_source_frames"] = [2, 2]
+    assert Clock([pairs]).summary(1.0)["sustainable_fps"] == pytest.approx(2 / 0.6)
+    assert encoding_summary([pairs]) == {"num_frames": 4, "num_frames_anew": 4, "ratio": 1.0}
+
+
 def test_polls_take_time_and_delay_what_comes_after() -> None:
     polls = {"time_s": [1.0, 2.0], "text": ["No", "Yes"], "num_frames_seen": [2, 3], "latency_ms": [400.0, 400.0]}
     asked = record("a", 0.0, [0.0, 1.0, 2.0], 100.0, polls=polls, details={"answered_s": 2.0})

@@ -116,7 +116,7 @@ def write_clock(run_dir: Path, responses: Sequence[Response]) -> None:
 
 def encoding_summary(records: Sequence[Record]) -> dict[str, Any]:
     """Frames that were encoded, beside those that encoding anew for every question and poll would have taken."""
-    num_frames = sum(len(record.frames["num_tokens"]) for record in records if record.frames)
+    num_frames = sum(sum(_source_frames(record)) for record in records if record.frames)
     asked = [record for record in records if record.ttft_ms is not None]
     num_again = sum(sum(record.polls.get("num_frames_seen", ())) or record.num_frames_seen for record in asked)
     return {
@@ -138,6 +138,11 @@ def prompt_summary(style: str | None, records: Sequence[Record]) -> dict[str, An
     """
     applied = {record.chat_template for record in records if record.chat_template is not None}
     return {"style": style or "backbone", "chat_template": applied.pop() if len(applied) == 1 else None}
+
+
+def _source_frames(record: Record) -> list[int]:
+    """Video frames that each entry stands for; towers that take pairs have one entry for two."""
+    return record.frames.get("num_source_frames") or [1] * len(record.frames["num_tokens"])
 
 
 def _work_s(record: Record) -> list[float]:
