@@ -24,7 +24,12 @@ def make_visual(kind: str, dtype: torch.dtype = torch.float32):
         model = Qwen2VisionTransformerPretrainedModel._from_config(config, attn_implementation="sdpa")
     else:
         config = Qwen2_5_VLVisionConfig(
-            hidden_size=24, intermediate_size=40, out_hidden_size=32, window_size=16, fullatt_block_indexes=[1, 3], **SIZES
+            hidden_size=24,
+            intermediate_size=40,
+            out_hidden_size=32,
+            window_size=16,
+            fullatt_block_indexes=[1, 3],
+            **SIZES,
         )
         model = Qwen2_5_VisionTransformerPretrainedModel._from_config(config, attn_implementation="sdpa")
     for parameter in model.parameters():
@@ -131,7 +136,8 @@ def test_facts_and_flops(visual):
     expected = sum(8 * 120 * 24**2 + 4 * p * 24 + 4 * 120 * 24 * mlp for p in pairs)
     assert vision_flops(facts) == expected
     assert vision_flops(facts, None, 4) == expected + 2 * 120 * 24 * 96
-    some = sum(2 * 120 * 24**2 + 6 * 120 * 24 + 6 * 8 * 24**2 + 4 * (8 * p // 120) * 24 + 4 * 8 * 24 * mlp for p in pairs)
+    keys, chosen = 2 * 120 * 24**2 + 6 * 120 * 24, 6 * 8 * 24**2 + 4 * 8 * 24 * mlp
+    some = sum(keys + chosen + 4 * (8 * p // 120) * 24 for p in pairs)
     assert vision_flops(facts, [2] * 4) == some
     assert tower.merge_flops == 2 * 30 * (96 * 96 + 96 * 32)
 

@@ -12,7 +12,7 @@ from stc_lab.language.mrope import rotary_of
 
 
 class TextDecoder:
-    """Runs a ``Qwen2Model``, ``Qwen2VLTextModel`` or ``Qwen2_5_VLTextModel`` and its ``lm_head`` on a pluggable key-value store.
+    """Runs a ``Qwen2Model``, ``Qwen2VLTextModel`` or ``Qwen2_5_VLTextModel`` and its ``lm_head`` on a pluggable store.
 
     Only leaf modules are called (projections, norms, MLP); attention, positions and memory are the store's.
     With a growing store the logits equal those of the Hugging Face model. Weights stay in the modules that are
@@ -51,7 +51,8 @@ class TextDecoder:
         """Embeddings [T, H] -> final-norm hidden states [T, H]; ``store`` remembers the tokens.
 
         ``lengths``: sizes of the pieces (frames) in this pass, one piece by default; ``positions``: explicit
-        positions, [T] or what the store takes. Raises ``ValueError`` when the lengths do not add up to T or the store refuses the positions.
+        positions, [T] or what the store takes. Raises ``ValueError`` when the lengths do not add up to T or the store
+        refuses the positions.
         """
         lengths = (embeds.shape[0],) if lengths is None else tuple(lengths)
         if sum(lengths) != embeds.shape[0] or min(lengths) < 1:

@@ -75,7 +75,11 @@ def tiny_model(kind: str, vocab_size: int = 265) -> PreTrainedModel:
 
 
 def save_checkpoint(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, tokens: tuple[int, int] = (6, 30)
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    tokens: tuple[int, int] = (6, 30),
 ) -> Path:
     """A folder as the hub has it; frames have between ``tokens`` visual tokens."""
     model.save_pretrained(folder)

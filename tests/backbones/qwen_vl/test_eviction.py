@@ -19,7 +19,8 @@ def sequence(replies: list[list[int]], previous: list[int], query_round: int = 0
         base = 100 * (number + 1)
         kinds = [("user.head", [base]), ("user.time", [base + 1]), ("user.clip", [base + 2, base + 3])]
         kinds += [("user.query", [50])] if number == query_round else []
-        kinds += [("user.tail", [base + 4]), ("reply.head", [base + 5]), ("reply.text", reply), ("reply.tail", [base + 6])]
+        kinds += [("user.tail", [base + 4]), ("reply.head", [base + 5])]
+        kinds += [("reply.text", reply), ("reply.tail", [base + 6])]
         spans += [Span(kind, number, ids) for kind, ids in kinds]
     first = 0
     for span in spans:
@@ -28,7 +29,10 @@ def sequence(replies: list[list[int]], previous: list[int], query_round: int = 0
     return spans
 
 
-def left(spans: list[Span], text: int, vision: int, quirks: bool = False, sink: int = 99, window: int = 99) -> list[int]:
+def left(
+    spans: list[Span], text: int, vision: int, quirks: bool = False, sink: int = 99, window: int = 99
+) -> list[int]:
+    """Tokens that stay, with windows of ``text`` and ``vision`` rounds."""
     rounds = 1 + max(span.round for span in spans)
     windows = Windows(text, vision, sink, window, 1)
     original = [token for span in spans for token in span.ids]
@@ -68,14 +72,25 @@ def test_vision_leaves_before_text_or_after_it() -> None:
     assert {201, 205}.isdisjoint(tokens) and {202, 203, 204, 20, 21} <= set(tokens) and 101 not in tokens
 
 
-@pytest.mark.parametrize(("replies", "quirks", "expected"), [([[10, 11]], False, [5, 10, 11]), ([[10, 11]], True, [5, 10]),
-    ([[10]], False, [5, 10]), ([[10]], True, [5]), ([[SILENCE]], False, [5]), ([[]], False, [5])])  # fmt: skip
-def test_only_the_ellipsis_is_cut(replies: list[list[int]], quirks: bool, expected: list[int]) -> None:
-    tokens = left(sequence(replies, [5]), 1, 1, quirks)
+@pytest.mark.parametrize(
+    ("reply", "quirks", "expected"),
+    [
+        ([10, 11], False, [5, 10, 11]),
+        ([10, 11], True, [5, 10]),
+        ([10], False, [5, 10]),
+        ([10], True, [5]),
+        ([SILENCE], False, [5]),
+        ([], False, [5]),
+    ],
+)
+def test_only_the_ellipsis_is_cut(reply: list[int], quirks: bool, expected: list[int]) -> None:
+    tokens = left(sequence([reply], [5]), 1, 1, quirks)
     assert tokens[2 : tokens.index(3)] == expected
 
 
-@pytest.mark.parametrize(("length", "quirks", "kept"), [(5, False, 5), (6, False, 5), (4, True, 4), (5, True, 4), (9, True, 4)])
+@pytest.mark.parametrize(
+    ("length", "quirks", "kept"), [(5, False, 5), (6, False, 5), (4, True, 4), (5, True, 4), (9, True, 4)]
+)
 def test_previous_text_keeps_sink_and_window(length: int, quirks: bool, kept: int) -> None:
     previous = list(range(20, 20 + length))
     tokens = left(sequence([[10]], previous), 9, 9, quirks, sink=2, window=3)

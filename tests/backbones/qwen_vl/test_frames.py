@@ -30,7 +30,7 @@ def test_extreme_shapes_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [(56, 84), (61, 95)], ids=str)
 def test_pixels_are_those_of_the_processor(size: tuple[int, int]) -> None:
-    """Bit by bit but for the last one where nothing is resized; else within one step of 255, as PIL and torch differ."""
+    """Equal where nothing is resized; else within one step of 255, as PIL and torch differ."""
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     processor = Qwen2VLImageProcessorPil(min_pixels=4 * 28**2, max_pixels=40 * 28**2)
     output = processor(frame, return_tensors="pt")

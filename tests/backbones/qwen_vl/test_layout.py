@@ -29,7 +29,9 @@ def placed(axes: Axes, pieces: list[int | Clip]) -> tuple[torch.Tensor, float]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"), [((Qwen2VLModel, Qwen2VLConfig), 1.0), ((Qwen2_5_VLModel, Qwen2_5_VLConfig), 2.0)], ids=["2", "2.5"]
+    ("kind", "step"),
+    [((Qwen2VLModel, Qwen2VLConfig), 1.0), ((Qwen2_5_VLModel, Qwen2_5_VLConfig), 2.0)],
+    ids=["2", "2.5"],
 )
 def test_equals_the_models_own_index(kind, step) -> None:
     """Two clips and text around them; clips no longer than wide, where the library counts as the models do."""

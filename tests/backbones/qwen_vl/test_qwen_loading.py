@@ -131,7 +131,9 @@ def test_hub_id_without_files_says_how_to_fetch(name: str, offline: None) -> Non
         ({"max_frames": 1}, "backbone.max_frames=1: must be at least 2"),
     ],
 )
-def test_settings_that_cannot_work_are_named(name: str, tiny_folders: dict[str, Path], settings: dict, message: str) -> None:
+def test_settings_that_cannot_work_are_named(
+    name: str, tiny_folders: dict[str, Path], settings: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         BACKBONES[name].check_settings({"checkpoint": str(tiny_folders[name]), **settings})
 

@@ -67,7 +67,8 @@ def test_reports_cover_two_frames(model, clip: list[np.ndarray]) -> None:
     session = opened(model)
     reports = push(session, clip[:9])
     assert [report.timestamp_s for report in reports] == [0.5, 1.5, 2.5, 3.5]
-    assert all((report.num_source_frames, report.num_tokens, report.num_tokens_full) == (2, 4, TOKENS) for report in reports)
+    assert all((report.num_source_frames, report.num_tokens) == (2, 4) for report in reports)
+    assert all(report.num_tokens_full == TOKENS for report in reports)
     assert [report.is_reference for report in reports] == [True, False, False, True]
     stages = ["preprocess", "vision", "project", "prune", "prefill"]
     assert all(list(report.latency_ms)[:5] == stages for report in reports)
@@ -203,7 +204,8 @@ def test_oneshot_equals_the_model_itself(new_model: Callable, clip: list[np.ndar
     session = model.open(NoCacher(), NoPruner())
     push(session, clip[:4])
     answer = session.ask(QUESTION)
-    text = f"{SYSTEM}{USER}<|vision_start|><clip><|vision_end|>{question_text(QUESTION)}{CLOSE}{ASSISTANT}{ANSWER_START}"
+    shown = f"{SYSTEM}{USER}<|vision_start|><clip><|vision_end|>"
+    text = f"{shown}{question_text(QUESTION)}{CLOSE}{ASSISTANT}{ANSWER_START}"
     logits = logits_of_the_whole(model, clip[:4], text)
     expected = {letter: logits[model.letter_id(letter)].item() for letter in "ABC"}
     assert answer.letter_logits == pytest.approx(expected, abs=1e-4)
@@ -214,7 +216,8 @@ def test_first_turn_equals_the_model_itself(new_model: Callable, clip: list[np.n
     model = new_model("livecc", repetition_penalty=1.0)
     session = model.open(NoCacher(), NoPruner())
     push(session, clip[:6])
-    text = f"{SYSTEM}{USER}Time=0.0-3.0s<|vision_start|><clip><|vision_end|>Please describe the video.{CLOSE}{ASSISTANT}"
+    shown = f"{SYSTEM}{USER}Time=0.0-3.0s<|vision_start|><clip><|vision_end|>"
+    text = f"{shown}Please describe the video.{CLOSE}{ASSISTANT}"
     torch.testing.assert_close(
         session._memory.last_spoken.first_logits, logits_of_the_whole(model, clip[:6], text), atol=1e-4, rtol=0
     )
@@ -269,7 +272,8 @@ def test_pruned_stream_keeps_its_time(new_model: Callable, clip: list[np.ndarray
 
 
 def test_three_axes_in_all_turns_is_an_option(new_model: Callable, clip: list[np.ndarray]) -> None:
-    sessions = [new_model("livecc", positions=p, commentary=False).open(NoCacher(), NoPruner()) for p in ("official", "3d")]
+    models = [new_model("livecc", positions=scheme, commentary=False) for scheme in ("official", "3d")]
+    sessions = [model.open(NoCacher(), NoPruner()) for model in models]
     for session in sessions:
         push(session, clip[:8])
     flat, cubic = (session._memory.thread.position for session in sessions)

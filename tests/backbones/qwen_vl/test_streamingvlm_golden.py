@@ -45,9 +45,12 @@ def test_rounds(golden, model: StreamingVLM, monkeypatch: pytest.MonkeyPatch) ->
     """Evictions, positions, token ids, cache contents and logits of every round, and the words that were said."""
     prefills = []
     whole = type(model.decoder).__call__
-    monkeypatch.setattr(
-        type(model.decoder), "__call__", lambda *args: prefills.append((args[1].shape[0], args[3].clone())) or whole(*args)
-    )
+
+    def spy(*args):
+        prefills.append((args[1].shape[0], args[3].clone()))
+        return whole(*args)
+
+    monkeypatch.setattr(type(model.decoder), "__call__", spy)
     session = model.open(NoCacher(), NoPruner())
     memory = session._memory
     for number, facts in enumerate(golden.facts["rounds"]):

@@ -30,4 +30,4 @@ class LiveCCOptions(QwenOptions):
         if self.silence_threshold is not None and not 0.0 <= self.silence_threshold <= 1.0:
             raise ValueError(f"backbone.silence_threshold={self.silence_threshold}: must lie in [0, 1], or null")
         if self.remember_questions and self.mode == "oneshot":
-            raise ValueError("backbone.remember_questions=true: backbone.mode=oneshot has no conversation to put them in")
+            raise ValueError("backbone.remember_questions=true: backbone.mode=oneshot has no conversation for them")

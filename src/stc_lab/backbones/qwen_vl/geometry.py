@@ -35,7 +35,7 @@ class FrameBudget:
         Raises ``ValueError`` for frames that are longer than 200 times their width.
         """
         if max(height, width) > MAX_ASPECT * min(height, width):
-            raise ValueError(f"a frame of {height} x {width} pixels: aspect ratios above {MAX_ASPECT} are not supported")
+            raise ValueError(f"a frame of {height} x {width} pixels: aspect ratios above {MAX_ASPECT} cannot be shown")
         factor = self.factor
         fitted = tuple(max(factor, round(side / factor) * factor) for side in (height, width))
         if fitted[0] * fitted[1] > self.max_pixels:

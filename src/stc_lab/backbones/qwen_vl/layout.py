@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,11 +34,12 @@ class Clip:
 
     def shape_only(self) -> Clip:
         """The same without its embeddings: enough for positions."""
-        bare = tuple(
-            VisualTokens(frame.tokens.new_empty(frame.num_tokens, 0), frame.positions.cpu(), frame.grid, frame.timestamp_s)
-            for frame in self.frames
-        )
-        return Clip(bare)
+        nothing = [frame.tokens.new_empty(frame.num_tokens, 0) for frame in self.frames]
+        bare = [
+            replace(frame, tokens=empty, positions=frame.positions.cpu())
+            for frame, empty in zip(self.frames, nothing, strict=True)
+        ]
+        return Clip(tuple(bare))
 
 
 @dataclass(frozen=True)

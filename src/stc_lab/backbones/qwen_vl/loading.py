@@ -1,4 +1,4 @@
-"""Loads a Qwen2-VL or Qwen2.5-VL checkpoint as Hugging Face saves it, in the new key layout or the official older one."""
+"""Loads a Qwen2-VL or Qwen2.5-VL checkpoint as Hugging Face saves it, in the new key layout or the official one."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ class PairPreprocessor:
     frames_per_patch: int
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], patch_size: int, frames_per_patch: int, source: str) -> PairPreprocessor:
+    def from_config(
+        cls, config: dict[str, Any], patch_size: int, frames_per_patch: int, source: str
+    ) -> PairPreprocessor:
         """From a ``(video_)preprocessor_config.json``, called ``source`` in messages; patch sizes from the model.
 
         Raises ``ValueError`` for a processor that does something else than these steps.

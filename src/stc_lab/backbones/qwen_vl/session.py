@@ -68,8 +68,8 @@ class QwenSession(StreamSession):
         self._memory.address(message)
 
     def stats(self) -> dict[str, int]:
-        """``num_frames`` counts video frames, ``num_pending_frames`` those that are not in the memory yet; ``num_tokens``
-        and ``kv_bytes_*``: what the memory holds now."""
+        """``num_frames`` counts video frames, ``num_pending_frames`` those that are not in the memory yet;
+        ``num_tokens`` and ``kv_bytes_*``: what the memory holds now."""
         pending = 2 * len(self._pending) + (self._pairing.waiting is not None)
         counts = {"num_frames": self._pairing.num_frames, "num_pending_frames": pending}
         return counts | self._memory.stats()
