@@ -115,5 +115,6 @@ class VisionZipPruner(Pruner):
 
 def _summed(values: Tensor, plan: Zip) -> Tensor:
     """Sum [targets, D] of ``values`` [T, D] over the others that join each target."""
-    sums = values.new_zeros(len(plan.targets), values.shape[1])
-    return sums.index_add_(0, plan.assignment, values[plan.others])
+    numbers = torch.arange(len(plan.targets), device=values.device)
+    joins = (plan.assignment == numbers[:, None]).to(values)  # a product, since a GPU adds by index in any order
+    return joins @ values[plan.others]

@@ -88,8 +88,8 @@ class Tap:
     def _gathered(self, flat: Tensor, num_tokens: int, is_sum: bool) -> Tensor:
         """Per merged token the attention of all its patches, or the mean of their keys."""
         groups = self._final[self._tower.num_special_tokens :]
-        total = flat.new_zeros(num_tokens, flat.shape[1]).index_add_(0, groups, flat)
-        return total if is_sum else total / torch.bincount(groups, minlength=num_tokens)[:, None]
+        is_part = (groups == torch.arange(num_tokens, device=flat.device)[:, None]).to(flat)
+        return is_part @ flat if is_sum else is_part @ flat / is_part.sum(1, keepdim=True)
 
     def _flops(self) -> int:
         """Key projection; for attention the query projection and the products of all pairs as well."""
