@@ -33,7 +33,7 @@ def check_constant(folder: Path, clip: list[np.ndarray], num_frames: int) -> Non
     half = len(rows) // 2
     bound = model.most_tokens(3, len(rows))
     assert all(row["num_tokens"] <= bound for row in rows)
-    assert max(row["num_tokens"] for row in rows[half:]) > bound - 5 * 4  # the bound is near what is kept
+    assert max(row["num_tokens"] for row in rows[half:]) > 0.8 * bound  # it is not far from what is kept
     assert all(row["kv_bytes_device"] == row["num_tokens"] * SIZE_OF_A_TOKEN for row in rows)
     assert rows[-1]["kv_bytes_reserved"] == rows[half]["kv_bytes_reserved"]
     assert len(session._memory.scroll.spans) < 80
