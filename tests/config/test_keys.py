@@ -10,7 +10,7 @@ video.reader video.timeout_s
 measure.warmup_frames measure.warmup_questions
 trainer.accelerator trainer.devices trainer.precision trainer.num_threads trainer.profiler
 paths.output_dir paths.cache_dir paths.run_dir
-report.cost report.baseline report.page report.token_maps
+report.cost report.baseline report.page report.token_maps report.wandb report.project
 backbone.name backbone.checkpoint backbone.tokens_per_frame backbone.n_local backbone.topk
 backbone.retrieval_chunk_size backbone.max_cached_blocks backbone.offload backbone.upstream_quirks
 backbone.max_new_tokens backbone.answer_reader backbone.revision

@@ -67,6 +67,8 @@ class ReportSettings:
     baseline: str = "auto"
     page: bool = True
     token_maps: int = setting(6, minimum=0)
+    wandb: bool = False
+    project: str = "stc_lab"
 
 
 @dataclass

@@ -40,6 +40,10 @@ def make_frontier(
         files = _write(sweep, out, settings)
         console.print(_table(sweep.points, sweep.cost))
         console.print(f"{', '.join(file.name for file in files)} in {out}", highlight=False, soft_wrap=True)
+        if settings.wandb:
+            from stc_lab.report.wandb_report import publish
+
+            console.print(publish(folders, out, settings.cost, settings.project), highlight=False, soft_wrap=True)
     for run, reason in sweep.left_out.items():
         console.print(f"left out: {run}: {reason}", highlight=False, soft_wrap=True, markup=False)
     return sweep
