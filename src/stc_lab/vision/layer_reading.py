@@ -65,8 +65,9 @@ class Tap:
         """By each original token that a token of the layer stands for, summed over heads: [T]."""
         has_class_token = self._tower.num_special_tokens > 0
         query, sizes = self._block.query(normed[:, :1] if has_class_token else normed), self._sizes()
-        weights = self._block.attention_weights(query, key, self._note.weights)[0].sum(0)
-        return (weights[0] if has_class_token else sizes @ weights / sizes.sum()) / sizes
+        weights = self._block.attention_weights(query, key, self._note.weights)[0]
+        per_head = weights[:, 0] if has_class_token else sizes @ weights / sizes.sum()
+        return per_head.sum(0) / sizes
 
     def _sizes(self) -> Tensor:
         """Original tokens that each token of the layer stands for: [T]."""
