@@ -14,6 +14,7 @@ from stc_lab.pruners import NoPruner
 
 PRUNERS = sorted(path.stem for path in (conf_dir() / "pruner").glob("*.yaml"))
 MERGED = ToMeCacher(num_tokens=100, output="merged")
+FEW = ToMeCacher(num_tokens=64, output="merged")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,14 @@ def pruner_with(method: str, budget: int):
 
 
 @pytest.mark.parametrize("method", PRUNERS)
-@pytest.mark.parametrize("budget", [17, 100])
-def test_any_pruner_composes(backbone, method, budget):
-    reports = push(backbone, MERGED, pruner_with(method, budget))
-    expected = 100 if method == "none" else budget
+def test_any_pruner_composes(backbone, method):
+    reports = push(backbone, MERGED, pruner_with(method, 17))
     assert [report.num_tokens_full for report in reports] == [100] * 3
-    assert sum(report.num_tokens for report in reports) == 3 * expected
+    assert sum(report.num_tokens for report in reports) == 3 * (100 if method == "none" else 17)
+
+
+def test_merging_alone_meets_a_budget_of_the_language_model(backbone):
+    assert [report.num_tokens for report in push(backbone, FEW, NoPruner())] == [64] * 3
 
 
 def test_costs_fall_with_the_tokens(backbone):

@@ -31,8 +31,7 @@ def test_schedules_are_exact_and_possible(trend, num_patches, num_layers):
             assert 0 <= merged <= patches // 2
             patches -= merged
         assert patches == target
-    with pytest.raises(ValueError, match=f"{lowest - 1} of {num_patches}"):
-        exact_schedule(num_patches, lowest - 1, trend, num_layers)
+    assert exact_schedule(num_patches, 1, trend, num_layers) == exact_schedule(num_patches, lowest, trend, num_layers)
 
 
 def test_trends():
@@ -129,9 +128,28 @@ def test_mistakes_are_named(settings, message):
         ToMeCacher(**settings)
 
 
-def test_a_target_out_of_reach_is_named(tower, stream):
-    with pytest.raises(ValueError, match="3 of 49 tokens cannot be reached: 3 layers"):
-        encode(ToMeCacher(num_tokens=3), tower, stream)
+@pytest.mark.parametrize("num_tokens", [1, 3, 6])
+def test_what_the_layers_cannot_reach_is_merged_behind_them(tower, stream, num_tokens):
+    cacher = ToMeCacher(num_tokens=num_tokens, output="merged")
+    encoded = encode(cacher, tower, stream)
+    layers = encode(ToMeCacher(num_tokens=fewest(49, tower.num_layers)), tower, stream)
+    for f, trace in enumerate(encoded.traces):
+        assert num_left(trace) == encoded.sizes.shape[1] == num_tokens + tower.num_special_tokens
+        assert encoded.sizes[f].sum() == tower.num_tokens
+        assert trace.num_recomputed == layers.traces[f].num_recomputed
+        mean = torch.stack([layers.features[f][trace.groups[-1] == g].mean(0) for g in range(num_left(trace))])
+        torch.testing.assert_close(encoded.features[f], mean, **CLOSE)
+    assert cacher.flops(tower.facts, trace) > ToMeCacher(num_tokens=7).flops(tower.facts, layers.traces[0])
+
+
+def test_more_tokens_than_patches_are_named(tower, stream):
+    with pytest.raises(ValueError, match="50 tokens are to be left of a frame that has 49 patches"):
+        encode(ToMeCacher(num_tokens=50), tower, stream)
+
+
+def test_the_default_is_a_quarter():
+    assert ToMeCacher().answer_settings() == ToMeCacher(keep_ratio=0.25).answer_settings()
+    assert ToMeCacher().answer_settings() != ToMeCacher(num_tokens=12).answer_settings()
 
 
 def test_a_tower_that_cannot_merge_is_refused(make_tower, stream):

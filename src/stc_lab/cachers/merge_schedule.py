@@ -27,14 +27,12 @@ def exact_schedule(num_patches: int, num_left: int, trend: Trend, num_layers: in
     """Tokens to merge per layer so that exactly ``num_left`` of ``num_patches`` patches leave the last one.
 
     The layers follow ``trend`` as far as it goes: a layer merges at most half of its patches, so where the trend
-    would leave too much for the last layers, earlier ones merge more. Raises ``ValueError`` where even halving in
-    every layer does not reach ``num_left``.
+    would leave too much for the last layers, earlier ones merge more. Where even halving in every layer does not
+    reach ``num_left``, the schedule comes as near as it can. Raises ``ValueError`` for more than there are.
     """
-    if not fewest(num_patches, num_layers) <= num_left <= num_patches:
-        raise ValueError(
-            f"{num_left} of {num_patches} tokens cannot be reached: {num_layers} layers that merge at most half "
-            f"leave {fewest(num_patches, num_layers)} to {num_patches}"
-        )
+    if num_left > num_patches:
+        raise ValueError(f"{num_left} tokens are to be left of a frame that has {num_patches} patches")
+    num_left = max(num_left, fewest(num_patches, num_layers))
     weights = [1 + SLOPES[trend] * (2 * layer + 1 - num_layers) / num_layers for layer in range(num_layers)]
     schedule, patches, progress = [], num_patches, 0.0
     for layer, weight in enumerate(weights):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
-from stc_lab.cachers.merge_schedule import TRENDS, Trend, exact_schedule, fewest, released_schedule
+from stc_lab.cachers.base import Encoded, FrameTrace
 from stc_lab.cachers.merging import match
-from stc_lab.cachers.selection import share
+from stc_lab.cachers.tome_options import ToMeOptions
 from stc_lab.measure.flops import vit_block_flops
 from stc_lab.vision.base import Block, TowerFacts, VisionTower
-
-DEFAULT_KEEP_RATIO = 0.25
 
 
 @dataclass
@@ -29,15 +24,15 @@ class _Tokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToMeCacher(Cacher):
+class ToMeCacher(ToMeOptions):
     """Token merging (arXiv 2210.09461) in a vision tower, frame by frame; nothing is kept from frame to frame.
 
     In every layer, between attention and MLP, the most similar tokens become one (their size-weighted mean; metric:
     the layer's keys, averaged over heads). One of three says how far: ``num_tokens`` patches leave the tower,
-    exactly; or ``keep_ratio`` of them, rounded down; or ``r`` are merged per layer as in the released code. With none
-    of them 0.25 are left, or what a tower of few layers comes down to, since a layer merges at most half.
-    ``schedule``: the same number in every layer, or linearly falling or rising numbers.
-    ``proportional_attention`` counts a merged token as often as the patches it stands for.
+    exactly; or ``keep_ratio`` of them, rounded down (0.25 if nothing is given); or ``r`` are merged per layer as in
+    the released code. ``schedule``: the same number in every layer, or linearly falling or rising numbers. A layer
+    merges at most half; what the layers of a shallow tower cannot reach is merged behind the last one, by the
+    features themselves. ``proportional_attention`` counts a merged token as often as the patches it stands for.
 
     The tower's grid (27x27 for LLaVA-OneVision) is gone then, and with it what the backbone's pooling works on.
     ``output="grid"`` gives every patch the token it was merged into: projector, pooling and any pruner go on as
@@ -45,56 +40,8 @@ class ToMeCacher(Cacher):
     in reading order (of the first patch of each) go through the projector to the pruner or the language model.
     """
 
-    num_tokens: int | None = None
-    keep_ratio: float | None = None
-    r: int | list[int] | None = None
-    schedule: Trend = "constant"
-    proportional_attention: bool = True
-    output: Literal["grid", "merged"] = "grid"
-    name: str = "tome"
-
-    merges_in_tower: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        given = [field for field in ("num_tokens", "keep_ratio", "r") if getattr(self, field) is not None]
-        if len(given) > 1:
-            named = " and ".join(f"cacher.{field}={getattr(self, field)}" for field in given)
-            raise ValueError(f"{named} contradict: give one of them")
-        if self.num_tokens is not None and self.num_tokens < 1:
-            raise ValueError(f"cacher.num_tokens={self.num_tokens}: must be at least 1")
-        if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
-            raise ValueError(f"cacher.keep_ratio={self.keep_ratio}: must lie in (0, 1]")
-        if self.schedule not in TRENDS:
-            raise ValueError(f"cacher.schedule={self.schedule}: must be one of {', '.join(TRENDS)}")
-        if self.output not in ("grid", "merged"):
-            raise ValueError(f"cacher.output={self.output}: must be one of grid, merged")
-        if self.output == "merged" and self.num_tokens is None:
-            raise ValueError("cacher.output=merged needs cacher.num_tokens, the number of tokens that replace pooling")
-        self._check_r()
-
-    def _check_r(self) -> None:
-        counts = [0] if self.r is None else [self.r] if isinstance(self.r, int) else self.r
-        if not isinstance(counts, Sequence) or isinstance(counts, str) or not all(_is_count(n) for n in counts):
-            raise ValueError(f"cacher.r={self.r}: must be a whole number from 0 on, or a list of them, one per layer")
-        if isinstance(self.r, Sequence) and self.schedule != "constant":
-            raise ValueError(f"cacher.r={self.r} says it per layer: cacher.schedule={self.schedule} contradicts it")
-
-    @property
-    def merged_tokens(self) -> int | None:
-        return self.num_tokens if self.output == "merged" else None
-
     def new_state(self) -> None:
         return None
-
-    def merged_per_layer(self, facts: TowerFacts) -> list[int]:
-        """Tokens that each layer of a tower merges away. Raises ``ValueError`` where the tower is too shallow."""
-        if self.r is not None:
-            return released_schedule(self.r, self.schedule, facts.num_layers)
-        num_patches = facts.num_tokens - facts.num_special_tokens
-        num_left = self.num_tokens or max(1, share(num_patches, self.keep_ratio or DEFAULT_KEEP_RATIO))
-        if self.num_tokens is None and self.keep_ratio is None:
-            num_left = max(num_left, fewest(num_patches, facts.num_layers))
-        return exact_schedule(num_patches, num_left, self.schedule, facts.num_layers)
 
     def run(self, tower: VisionTower, x: Tensor, state: None) -> Encoded:
         if not tower.can_merge or tower.num_special_tokens > 1:
@@ -104,9 +51,10 @@ class ToMeCacher(Cacher):
         tokens = _Tokens(x, x.new_ones(num_frames, num_tokens, dtype=torch.float32), [start])
         for block, num_merged in zip(tower.blocks, self.merged_per_layer(tower.facts), strict=True):
             self._layer(block, tower, tokens, num_merged)
-        counts = [1 + int(groups[0].max()) for groups in tokens.groups]
+        counts = [1 + int(groups[0].max()) for groups in tokens.groups[1:]]
+        self._merge_rest(tower, tokens)
         traces = [
-            FrameTrace(False, counts[1:], batch_size=num_frames, groups=[groups[f] for groups in tokens.groups])
+            FrameTrace(False, counts, batch_size=num_frames, groups=[groups[f] for groups in tokens.groups])
             for f in range(num_frames)
         ]
         if self.output == "grid":
@@ -121,6 +69,10 @@ class ToMeCacher(Cacher):
         for num_in, num_out in zip(before, trace.num_recomputed, strict=True):
             matching = 0 if num_in == num_out else num_in**2 // 2 * (width // facts.num_heads)
             total += vit_block_flops(num_in, width, mlp) - 4 * (num_in - num_out) * width * mlp + matching
+        num_tokens = trace.num_recomputed[-1]
+        while num_tokens > (self.num_left(facts) or num_tokens) + facts.num_special_tokens:
+            total += num_tokens**2 // 2 * width
+            num_tokens -= num_tokens // 2
         return total
 
     def _layer(self, block: Block, tower: VisionTower, tokens: _Tokens, num_merged: int) -> None:
@@ -141,6 +93,14 @@ class ToMeCacher(Cacher):
         tokens.groups.append(groups)
         tokens.x = x + block.mlp(block.norm2(x))
 
+    def _merge_rest(self, tower: VisionTower, tokens: _Tokens) -> None:
+        """Down to the exact number, where the layers alone did not get there."""
+        special, num_left = tower.num_special_tokens, self.num_left(tower.facts)
+        while num_left is not None and tokens.x.shape[1] > num_left + special:
+            merge = match(tokens.x, tokens.x.shape[1] - special - num_left, special > 0)
+            tokens.x, tokens.sizes = merge.apply(tokens.x, tokens.sizes)
+            tokens.groups[-1] = merge.follow(tokens.groups[-1])
+
 
 def _gather(x: Tensor, indices: Tensor) -> Tensor:
     """Rows ``indices`` [F, N] of ``x`` [F, T, C]."""
@@ -157,7 +117,3 @@ def _in_reading_order(tokens: _Tokens, traces: list[FrameTrace]) -> Encoded:
     for f, trace in enumerate(traces):
         trace.groups = [*trace.groups[:-1], rank[f][groups[f]]]
     return Encoded(_gather(tokens.x, order), traces, groups.shape[1], tokens.sizes.gather(1, order))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
