@@ -174,5 +174,5 @@ def test_pocket_without_its_checkpoint_says_so() -> None:
     if (POCKET_ROOT / "streamforest").is_dir():
         StreamForest.check_settings({"checkpoint": "pocket"})
     else:
-        with pytest.raises(ValueError, match="backbone.checkpoint=pocket: the shipped model is missing"):
+        with pytest.raises(ValueError, match="backbone.checkpoint=pocket: no pocket model of"):
             StreamForest.check_settings({"checkpoint": "pocket"})

@@ -22,7 +22,7 @@ def test_choice_composes_and_is_valid(settings, group, choice):
             cfg.dataset[key] = "."
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "backbone" and not (POCKET_ROOT / POCKET_FOLDERS.get(choice, choice)).is_dir():
-        with pytest.raises(ValueError, match="the shipped model is missing"):
+        with pytest.raises(ValueError, match="no pocket model of"):
             validate(cfg, with_files=False)
         return
     validate(cfg, with_files=False)

@@ -108,8 +108,8 @@ def _missing_files(folder: Path, required: tuple[str, ...]) -> list[str]:
 def _not_a_folder(name: str, folder: Path) -> None:
     if name == "pocket":
         raise ValueError(
-            f"backbone.checkpoint=pocket: the shipped model is missing ({folder}); reinstall the package, or train "
-            "it with: python -m stc_lab.pocket.train"
+            f"backbone.checkpoint=pocket: no pocket model of '{folder.name}' is shipped (there are: "
+            f"{', '.join(sorted(path.name for path in POCKET_ROOT.iterdir()))}); give a folder or a hub id"
         )
     if not HUB_ID.fullmatch(name):
         raise ValueError(
