@@ -36,7 +36,7 @@ def columns() -> tuple[Column, ...]:
         Column("accuracy", "accuracy, 95 % interval", accuracy_text),
         Column("latency_ms", "frame ms", lambda point: value_text(point["latency_ms"], "{:.1f}")),
         Column("ttft_ms", "first token ms", lambda point: value_text(point["ttft_ms"], "{:.1f}")),
-        Column("flops_per_frame", "FLOPs per frame", lambda point: _count(point["flops_per_frame"])),
+        Column("flops_per_frame", "FLOPs per frame", lambda point: flops_text(point["flops_per_frame"])),
         Column("kv_mib", "keys and values MiB", lambda point: value_text(point["kv_mib"], "{:.3g}")),
         Column("peak_mem_gib", "peak memory GiB", lambda point: value_text(point["peak_mem_gib"], "{:.2f}")),
         Column("update_ratio", "vision recomputed", lambda point: value_text(point["update_ratio"], "{:.0%}")),
@@ -89,5 +89,6 @@ def _sort_value(value: Any) -> str:
     return "" if pd.isna(value) else str(value)
 
 
-def _count(value: float | None) -> str:
+def flops_text(value: float | None) -> str:
+    """``1.96 G``; a dash when unknown."""
     return "-" if pd.isna(value) else format_count(value)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 
 class ParetoCallback(Callback):
-    """After a multirun: ``pareto.{csv,json,png}`` and ``report.html`` in the sweep folder, and a table."""
+    """After a multirun: ``pareto.{csv,json,png,md}`` and ``report.html`` in the sweep folder, and a table."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called once all points are through, also when some of them failed."""

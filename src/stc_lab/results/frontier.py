@@ -26,7 +26,7 @@ def make_frontier(
     out: Path | None = None,
     settings: ReportSettings | None = None,
 ) -> Sweep:
-    """Write ``pareto.{csv,json,png}`` and ``report.html`` for the finished runs below ``folders``, and print them.
+    """Write ``pareto.{csv,json,png,md}`` and ``report.html`` for the finished runs below ``folders``, and print them.
 
     The files go to ``out``, which may be left away for a single folder. Without any finished run only the reasons are
     printed. Raises ``ValueError`` for a folder that does not exist and for an unknown cost or baseline.
@@ -54,9 +54,10 @@ def _write(sweep: Sweep, out: Path, settings: ReportSettings) -> list[Path]:
     plot_frontier(sweep.points, out / PICTURE_FILE, sweep.cost)
     files.append(out / PICTURE_FILE)
     if settings.page:
+        from stc_lab.report.markdown import write_markdown
         from stc_lab.report.page import write_page  # plotly is only loaded where a page is made
 
-        files.append(write_page(sweep, out, settings))
+        files += [write_page(sweep, out, settings), write_markdown(sweep, out)]
     return files
 
 
