@@ -112,6 +112,7 @@ def test_a_picture_travels_in_the_page(page: str, sweep_dir: Path) -> None:
 
 def test_missing_baselines_are_named_with_what_adds_them(sweep_dir: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "only", "stc", 32)
+    write_run(tmp_path / "cached", "none", 196, cacher="stc")
     (note,) = missing_baselines(read_sweep(tmp_path).points)
     assert "the uncompressed run" in note.text and "random" in note.text and "uniform" in note.text
     assert note.command.startswith("cacher=none pruner=none,random,uniform")

@@ -32,7 +32,7 @@ def _note(points: pd.DataFrame, benchmark: str, backbone: str) -> Note | None:
     missing = [name for name in ("none", *wanted) if name not in there]
     if not missing or points["requested_tokens"].isna().all():
         return None
-    budgets = sorted({int(tokens) for tokens in points.loc[~points["is_uncompressed"], "requested_tokens"].dropna()})
+    budgets = sorted({int(tokens) for tokens in points.loc[points["pruner"] != "none", "requested_tokens"].dropna()})
     arguments = f"cacher=none pruner={','.join(missing)} pruner.budget={','.join(map(str, budgets))}"
     names = ", ".join("the uncompressed run" if name == "none" else name for name in missing)
     return Note(

@@ -42,7 +42,7 @@ def frontier_figure(points: pd.DataFrame, cost: Cost, hover: Mapping[str, str]) 
     _add_uncompressed(figure, drawn[drawn["is_uncompressed"]], cost, hover)
     figure.update_layout(
         xaxis={"title": cost.label, "rangemode": "tozero"}, yaxis={"title": "accuracy (%)"}, hovermode="closest",
-        margin={"l": 60, "r": 20, "t": 20, "b": 110}, legend=LEGEND_BELOW, height=560,
+        margin={"l": 60, "r": 20, "t": 20, "b": 130}, legend=LEGEND_BELOW, height=560,
     )  # fmt: skip
     return figure
 
