@@ -16,7 +16,7 @@ SAME = [
     (["cacher.max_update_ratio=0.5"], ["cacher.max_update_ratio=0.6"]),
     ([], ["trainer.num_threads=1", "trainer.devices=2", "print_config=false", "baseline=true", "logger=csv"]),
     ([], ["measure.warmup_frames=0", "video.timeout_s=5", "paths.output_dir=elsewhere", "objective=coverage"]),
-    ([], ["paths.cache_dir=/somewhere/else"]),
+    ([], ["paths.cache_dir=/somewhere/else", "measure.token_maps=2"]),
     (["trainer.accelerator=cuda"], ["trainer.accelerator=gpu"]),
 ]
 DIFFERENT = [

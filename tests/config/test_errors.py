@@ -44,6 +44,7 @@ MISTAKES = {
     "time limit": (["video.timeout_s=0"], ["video.timeout_s=0", "above 0"]),
     "infinite time limit": (["video.timeout_s=inf"], ["video.timeout_s=inf", "finite"]),
     "warm-up": (["measure.warmup_frames=-1"], ["measure.warmup_frames=-1", "at least 0"]),
+    "token maps": (["measure.token_maps=-1"], ["measure.token_maps=-1", "at least 0"]),
     "seed": (["seed=-1"], ["seed=-1", "at least 0"]),
     "accelerator": (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "auto", "cpu", "cuda"]),
     "precision": (["trainer.precision=32"], ["trainer.precision=32", "32-true", "bf16-true", "16-true"]),

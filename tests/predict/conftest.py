@@ -60,7 +60,7 @@ def make_cfg(dataset: dict[str, str], tmp_path: Path) -> Callable[..., DictConfi
             {
                 "seed": 0, "baseline": False, "retry_failed": False,
                 "video": {"reader": "pyav", "timeout_s": 30.0},
-                "measure": {"warmup_frames": 2, "warmup_questions": 1},
+                "measure": {"warmup_frames": 2, "warmup_questions": 1, "token_maps": 0},
                 "trainer": {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true",
                             "num_threads": None, "profiler": None},
                 "paths": {"cache_dir": str(tmp_path / "cache")},

@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from stc_lab.cachers.base import FrameTrace
 from stc_lab.measure import StageTimer
-from stc_lab.types import Answer, FrameReport, Question
+from stc_lab.types import Answer, FrameReport, Question, VisualTokens
 
 TOKENS = 9
 
@@ -43,7 +45,10 @@ class FakeSession:
     def __init__(self, backbone: FakeBackbone, pruner, timer: StageTimer) -> None:
         self.backbone, self.timer = backbone, timer
         self.num_kept = pruner.num_kept(TOKENS)
-        self.digest, self.times = 0, []
+        self.digest, self.times, self.sink = 0, [], None
+
+    def show_to(self, sink) -> None:
+        self.sink = sink
 
     def push(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[FrameReport]:
         reports = []
@@ -57,8 +62,17 @@ class FakeSession:
             is_reference = len(self.times) % 2 == 1
             ratio = 1.0 if is_reference else 0.25
             flops = {"vision": 100, "prefill": 10 * self.num_kept}
+            if self.sink is not None:
+                self._show(frame, time_s)
             reports.append(FrameReport(time_s, is_reference, ratio, TOKENS, self.num_kept, self.timer.drain(), flops))
         return reports
+
+    def _show(self, frame: np.ndarray, time_s: float) -> None:
+        tower = SimpleNamespace(grid=(3, 3), num_tokens=TOKENS, on_grid=lambda values: values)
+        full = VisualTokens.full(torch.zeros(TOKENS, 2), (3, 3), time_s)
+        note = self.sink.note(frame, time_s, FrameTrace(True, [TOKENS]), tower)
+        if note is not None:
+            self.sink.add(note, full, full.keep(torch.arange(self.num_kept)))
 
     def flush(self) -> list[FrameReport]:
         return []

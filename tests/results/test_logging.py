@@ -83,7 +83,8 @@ def finished_run(folder: Path) -> dict:
     ]  # fmt: skip
     write_records(folder / RECORDS_FILE, records)
     (folder / "token_maps").mkdir()
-    Image.new("RGB", (8, 4)).save(folder / "token_maps" / "s.png")
+    for suffix in ("png", "gif"):
+        Image.new("RGB", (8, 4)).save(folder / "token_maps" / f"s.{suffix}")
     return {**SUMMARY, "tokens_per_frame": {"achieved": 16.0, "requested": 16}, "frame_ms": {"mean": 7.0, "p90": 9.0}}
 
 
@@ -110,6 +111,7 @@ def test_wandb_offline_holds_everything_and_ends_with_the_right_exit_code(
     content = json.loads(table.read_text())
     assert [row[content["columns"].index("question_id")] for row in content["data"]] == ["q0", "q1"]
     assert list(run["folder"].glob("files/media/images/token_maps/*.png"))
+    assert list(run["folder"].glob("files/media/videos/token_maps/*.gif"))
     assert ["records.jsonl"] in [sorted(paths) for paths in run["artifacts"].values()]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stc_lab.backbones.base import Backbone
+from stc_lab.backbones.sink import FrameSink
 from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import patch_embed_flops
@@ -25,12 +27,13 @@ from stc_lab.vision.probe import Probe
 class _Pending:
     """A frame that has passed the projector and waits for the pruner's window to fill.
 
-    ``tap``: what the tower showed for a pruner that needs more than tokens.
+    ``tap``: what the tower showed for a pruner that needs more than tokens; ``note``: what a sink wants to know.
     """
 
     tokens: VisualTokens
     report: FrameReport
     tap: Tap | None = None
+    note: Any = None
 
 
 class StreamSession(ABC):
@@ -56,6 +59,7 @@ class StreamSession(ABC):
         self._probe = Probe(self.pruner.needs)
         self._pending: list[_Pending] = []
         self._reports: list[FrameReport] = []
+        self._sink: FrameSink | None = None
         self._last_time_s = float("-inf")
         self.num_frames = 0
         with torch.inference_mode():
@@ -66,8 +70,13 @@ class StreamSession(ABC):
         """Free the memory of the stream; the session can be used again after :meth:`reset`."""
         self._is_open = False
         self._cacher_state = self._pruner_state = self._probe = None
-        self._pending, self._reports = [], []
+        self._pending, self._reports, self._sink = [], [], None
         self._drop_memory()
+
+    def show_to(self, sink: FrameSink) -> None:
+        """From now on, and until the stream ends, tell ``sink`` what becomes of each frame."""
+        self._require_open()
+        self._sink = sink
 
     @torch.inference_mode()
     def push(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[FrameReport]:
@@ -174,6 +183,9 @@ class StreamSession(ABC):
             grid = backbone.grid if merged is None else (1, len(tokens))
             visual = VisualTokens.full(tokens, grid, time_s)
             pending.append(_Pending(replace(visual, sizes=merged), report, tap))
+        if self._sink is not None:
+            for waiting, frame, trace in zip(pending, frames, encoded.traces, strict=True):
+                waiting.note = self._sink.note(frame, waiting.tokens.timestamp_s, trace, backbone.tower)
         return pending
 
     def _finish(self, num_frames: int) -> None:
@@ -190,6 +202,11 @@ class StreamSession(ABC):
             report.latency_ms |= latency_ms
             report.flops |= dict(zip(("prune", "prefill"), flops, strict=True))
             self._reports.append(report)
+            self._show(frame, tokens)
+
+    def _show(self, frame: _Pending, kept: VisualTokens | None) -> None:
+        if self._sink is not None and frame.note is not None:
+            self._sink.add(frame.note, frame.tokens, kept)
 
     def _prune(self, window: Sequence[_Pending]) -> tuple[list[VisualTokens], list[int]]:
         """What the pruner leaves of frames, and its FLOPs for each, those of asking the tower included."""

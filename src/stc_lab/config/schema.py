@@ -33,10 +33,11 @@ class VideoSettings:
 
 @dataclass
 class MeasureSettings:
-    """What is left out of the latency statistics."""
+    """What is left out of the latency statistics, and what is looked at besides."""
 
     warmup_frames: int = setting(2, minimum=0)
     warmup_questions: int = setting(1, minimum=0)
+    token_maps: int = setting(0, minimum=0)
 
 
 @dataclass

@@ -6,6 +6,8 @@ import gc
 import logging
 import traceback
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from stc_lab.predict.recorder import Recorder, failure_reason
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record
+from stc_lab.token_maps import Collector, TokenMaps
 from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
 
 log = logging.getLogger(__name__)
@@ -37,16 +40,23 @@ class StreamPredictor(LightningModule):
     questions that are left of its stream. So does any other exception, which is also recorded as ``error``,
     logged with its traceback, and makes the run end with an error once all streams are through; when several
     streams in a row end that way, the run stops at once and leaves the rest for a resumed run.
+    ``maps``: which streams get a token map.
     """
 
     def __init__(
-        self, cfg: DictConfig, benchmark: Benchmark, fingerprint: str, backbone: torch.nn.Module | None = None
+        self,
+        cfg: DictConfig,
+        benchmark: Benchmark,
+        fingerprint: str,
+        backbone: torch.nn.Module | None = None,
+        maps: TokenMaps | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
         self.benchmark = benchmark
         self.fingerprint = fingerprint
         self.backbone = backbone
+        self.maps = maps
         self.cacher = build(cfg.cacher)
         self.pruner = build(cfg.pruner)
         self._decoder: DecoderProcess | None = None
@@ -105,11 +115,13 @@ class StreamPredictor(LightningModule):
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
         reask = getattr(self.backbone, "asking_changes_stream", False)
-        with self._open_video(task) as source:
+        with self._map(task) as sinks, self._open_video(task) as source:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
-            yield from run_stream(
-                task, self._open_session, source, self.recorder, self._chunk_size, self._on_frames, reask
-            )
+            open_session = partial(self._open_session, sinks)
+            yield from run_stream(task, open_session, source, self.recorder, self._chunk_size, self._on_frames, reask)
+
+    def _map(self, task: StreamTask) -> AbstractContextManager[list[Collector]]:
+        return nullcontext([]) if self.maps is None else self.maps.of(task.stream.stream_id)
 
     def _open_video(self, task: StreamTask) -> FrameSource:
         video = self.cfg.video
@@ -118,9 +130,13 @@ class StreamPredictor(LightningModule):
                 task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
             )
 
-    def _open_session(self) -> StreamSession:
+    def _open_session(self, sinks: list[Collector]) -> StreamSession:
+        """A new session, to which the first of ``sinks`` is handed over."""
         with self.recorder.counted_as("start_ms"):
-            return self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
+            session = self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
+        if sinks:
+            session.show_to(sinks.pop(0))
+        return session
 
     @property
     def _chunk_size(self) -> int:

@@ -31,6 +31,7 @@ from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
 from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_text_atomically
 from stc_lab.results.shards import collect_records
 from stc_lab.results.summary import SUMMARY_FILE, read_summary, summarize, write_summary
+from stc_lab.token_maps.folder import TokenMaps, described
 from stc_lab.types import Stream
 
 Summary = dict[str, Any]
@@ -104,12 +105,20 @@ class Point:
 
     def _predict(self, tasks: list[StreamTask], fingerprint: str, sweep_dir: Path | None) -> None:
         cfg = OmegaConf.create(OmegaConf.to_container(self.cfg, resolve=True))
-        module = StreamPredictor(cfg, self.benchmark, fingerprint, self.backbone)
+        module = StreamPredictor(cfg, self.benchmark, fingerprint, self.backbone, self._maps())
         callbacks = [RecordWriter(self.run_dir), StreamProgress(self.benchmark.fps)]
         with quiet_lightning(), own_device(resolved_accelerator(cfg.trainer.accelerator), sweep_dir) as index:
             trainer = make_trainer(cfg.trainer, self.run_dir, callbacks, index)
             trainer.predict(module, datamodule=StreamDataModule(tasks), return_predictions=False)
         self.backbone = module.backbone
+
+    def _maps(self) -> TokenMaps | None:
+        """Of the first streams of the benchmark, whatever is left to be asked."""
+        num_streams = self.cfg.measure.token_maps
+        if not num_streams:
+            return None
+        methods = (described(build(self.cfg.cacher)), described(build(self.cfg.pruner)))
+        return TokenMaps(self.run_dir, tuple(stream.stream_id for stream in self.streams[:num_streams]), methods)
 
     def _facts(self, fingerprint: str) -> dict[str, Any]:
         cfg = self.cfg

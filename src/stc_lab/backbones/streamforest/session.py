@@ -59,6 +59,7 @@ class StreamForestSession(PromptedSession):
             report.latency_ms |= self.timer.drain()
             report.flops |= {"prefill": flops}
             self._reports.append(report)
+            self._show(pending, None)
         return []
 
     def _remember(self, frames: Sequence[VisualTokens]) -> list[int]:
