@@ -147,6 +147,8 @@ class FrameReport:
     ``decisions``: those made with this frame about watched questions (see ``stc_lab.backbones.proactive``).
     ``num_source_frames``: video frames it stands for (2 where the tower takes pairs; the time is the last one's).
     ``commentary``: what the model said by itself once it had seen this frame.
+    ``features`` [T, C]: those of the tower, where the session ``shows_features``. ``fidelity``: how like those of the
+    uncompressed tower they are (see ``stc_lab.measure.fidelity``), where that is measured.
     """
 
     timestamp_s: float
@@ -160,6 +162,8 @@ class FrameReport:
     decisions: list[Decision] = field(default_factory=list)
     num_source_frames: int = 1
     commentary: list[TimedText] = field(default_factory=list)
+    features: Tensor | None = field(default=None, compare=False, repr=False)
+    fidelity: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,9 @@ class Answer:
 
     ``prediction`` is what the answer reader made of ``text`` (a letter for multiple choice), ``None`` when
     it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token. ``chat_template``: whether
-    the prompt was put into the model's chat template.
+    the prompt was put into the model's chat template. ``first_logits`` [V]: those from which the first token of the
+    answer is taken. ``fidelity``: how like the uncompressed answer it is (see ``stc_lab.measure.fidelity``), where that
+    is measured.
     """
 
     text: str
@@ -191,3 +197,5 @@ class Answer:
     flops: dict[str, int] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
     chat_template: bool = True
+    first_logits: Tensor | None = field(default=None, compare=False, repr=False)
+    fidelity: dict[str, Any] = field(default_factory=dict)

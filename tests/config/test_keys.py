@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 KEYS = """
 seed baseline retry_failed objective print_config
 video.reader video.timeout_s
-measure.warmup_frames measure.warmup_questions measure.token_maps
+measure.warmup_frames measure.warmup_questions measure.fidelity measure.token_maps
 trainer.accelerator trainer.devices trainer.precision trainer.num_threads trainer.profiler
 paths.output_dir paths.cache_dir paths.run_dir
 report.cost report.baseline report.page report.token_maps report.wandb report.project

@@ -27,9 +27,11 @@ class Backbone(nn.Module, ABC):
     ``takes_bare_prompts``: whether questions with ``chat_template=False`` are understood. ``asking_changes_stream``:
     whether a question leaves something behind in the session, so that a resumed stream must be asked it again.
     ``takes_merged_tokens``: whether :meth:`project_merged` works, so that merging in the tower can replace pooling.
-    ``frames_per_patch``: video frames that the tower takes as one.
+    ``frames_per_patch``: video frames that the tower takes as one. ``shows_fidelity``: its sessions can show features
+    and its answers have ``first_logits``, so that a run can be compared with the uncompressed one.
     """
 
+    shows_fidelity: ClassVar[bool] = True
     takes_merged_tokens: ClassVar[bool] = False
     takes_bare_prompts: ClassVar[bool] = False
     frames_per_patch: ClassVar[int] = 1

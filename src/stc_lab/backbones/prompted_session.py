@@ -62,6 +62,7 @@ class PromptedSession(StreamSession):
             flops=prompt.flops | self._answer_flops(num_text + len(prompt.visual), reply),
             details=prompt.details | {"num_visual_tokens": len(prompt.visual), "prompt_kv_bytes": store.num_bytes},
             chat_template=question.chat_template,
+            first_logits=first,
         )
 
     def _read(self, prompt: Prompt, store: GrowingStore) -> tuple[Tensor, int]:

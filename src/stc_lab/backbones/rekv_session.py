@@ -87,6 +87,7 @@ class ReKVSession(StreamSession):
             flops=self._answer_flops(num_question, len(prompt), reply.num_steps, num_context),
             details=self._details(store, num_question),
             chat_template=question.chat_template,
+            first_logits=first,
         )
 
     def _read(self, text: str, store: ReKVMemory | RetrievedStore) -> int:

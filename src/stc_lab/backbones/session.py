@@ -42,7 +42,11 @@ class StreamSession(ABC):
     Frames pass the tower in chunks of the cacher's ``chunk_size`` and the pruner in windows of its
     ``window_frames``, both counted from the start of the stream, so how frames are divided over calls of
     :meth:`push` changes nothing. A leaf says how visual tokens are remembered and how a question is answered.
+
+    ``shows_features``: once set, reports carry the features of their frame, for a comparison of two sessions.
     """
+
+    shows_features: bool = False
 
     def __init__(self, backbone: Backbone, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> None:
         self.backbone = backbone
@@ -183,6 +187,9 @@ class StreamSession(ABC):
             grid = backbone.grid if merged is None else (1, len(tokens))
             visual = VisualTokens.full(tokens, grid, time_s)
             pending.append(_Pending(replace(visual, sizes=merged), report, tap))
+        if self.shows_features:
+            for waiting, features in zip(pending, encoded.full_grid(), strict=True):
+                waiting.report.features = features
         if self._sink is not None:
             for waiting, frame, trace in zip(pending, frames, encoded.traces, strict=True):
                 waiting.note = self._sink.note(frame, waiting.tokens.timestamp_s, trace, backbone.tower)

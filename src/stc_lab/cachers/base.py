@@ -62,6 +62,12 @@ class Encoded:
         """Per frame: share of the tokens recomputed, averaged over the layers."""
         return [sum(n) / (len(n) * self.num_tokens) for n in self.num_recomputed]
 
+    def full_grid(self) -> Tensor:
+        """Features [F, T, C] of all tokens that entered the tower: a merged token stands in each of its places."""
+        if self.sizes is None:
+            return self.features
+        return torch.stack([x[trace.groups[-1]] for x, trace in zip(self.features, self.traces, strict=True)])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cacher(ABC):

@@ -37,6 +37,7 @@ class MeasureSettings:
 
     warmup_frames: int = setting(2, minimum=0)
     warmup_questions: int = setting(1, minimum=0)
+    fidelity: bool = False
     token_maps: int = setting(0, minimum=0)
 
 

@@ -28,6 +28,7 @@ def validate(cfg: DictConfig, with_files: bool = True) -> None:
         if group == "pruner":
             _check_budget(cfg)
     _check_combination(cfg)
+    _check_fidelity(cfg)
     _check_accelerator(cfg.trainer.accelerator)
 
 
@@ -102,6 +103,28 @@ def _check_combination(cfg: DictConfig) -> None:
             target.check_combination(settings, build(cfg.cacher), build(cfg.pruner))
         except ValueError as error:
             raise ValueError(_named("backbone", error)) from error
+
+
+def _check_fidelity(cfg: DictConfig) -> None:
+    """Where fidelity is measured, the uncompressed session beside the run must be possible too."""
+    if not cfg.measure.fidelity:
+        return
+    from stc_lab.cachers.none import NoCacher
+    from stc_lab.pruners.none import NoPruner
+
+    settings = settings_of(cfg.backbone)
+    target = target_of(settings)
+    if not getattr(target, "shows_fidelity", False):
+        raise ValueError(
+            f"measure.fidelity=true: backbone={cfg.backbone.name} shows neither features nor logits to compare; use "
+            f"another backbone, or measure.fidelity=false"
+        )
+    try:
+        target.check_combination(settings, NoCacher(), NoPruner())
+    except ValueError as error:
+        raise ValueError(
+            f"measure.fidelity=true: the uncompressed session to compare with does not fit these settings: {error}"
+        ) from error
 
 
 def _named(group: str, error: ValueError) -> str:

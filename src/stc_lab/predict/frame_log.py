@@ -38,12 +38,14 @@ class FrameLog:
 
 
 def _rare_columns(reports: list[FrameReport]) -> dict[str, Any]:
-    """Columns that only some backbones fill; left out where there is nothing to say."""
+    """Columns that only some backbones or settings fill; left out where there is nothing to say."""
     columns = {}
     if any(report.num_source_frames != 1 for report in reports):
         columns["num_source_frames"] = [report.num_source_frames for report in reports]
     if any(report.commentary for report in reports):
         columns["commentary"] = [[list(astuple(line)) for line in report.commentary] for report in reports]
+    if any(report.fidelity for report in reports):
+        columns["fidelity"] = _columns([report.fidelity for report in reports])
     return columns
 
 

@@ -16,13 +16,17 @@ from omegaconf import DictConfig
 
 from stc_lab.backbones.session import StreamSession
 from stc_lab.benchmarks.base import Benchmark
+from stc_lab.cachers.none import NoCacher
 from stc_lab.config import build
 from stc_lab.measure import StageTimer, reset_peak_memory
 from stc_lab.predict.callbacks import notify
+from stc_lab.predict.lane import Session
 from stc_lab.predict.precision import DTYPES, default_dtype
 from stc_lab.predict.recorder import Recorder, failure_reason
+from stc_lab.predict.shadowed import Shadowed
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
+from stc_lab.pruners.none import NoPruner
 from stc_lab.results.records import Record
 from stc_lab.token_maps import Collector, TokenMaps
 from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
@@ -130,13 +134,19 @@ class StreamPredictor(LightningModule):
                 task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
             )
 
-    def _open_session(self, sinks: list[Collector]) -> StreamSession:
+    def _open_session(self, sinks: list[Collector]) -> Session:
         """A new session, to which the first of ``sinks`` is handed over."""
         with self.recorder.counted_as("start_ms"):
             session = self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
         if sinks:
             session.show_to(sinks.pop(0))
-        return session
+        return self._shadowed(session) if self.cfg.measure.get("fidelity", False) else session
+
+    def _shadowed(self, session: StreamSession) -> Shadowed:
+        """With an uncompressed session beside it, whose time does not count."""
+        with self.recorder.left_out():
+            reference = self.backbone.open(NoCacher(), NoPruner(), StageTimer(self.device))
+        return Shadowed(session, reference, self.recorder.left_out)
 
     @property
     def _chunk_size(self) -> int:

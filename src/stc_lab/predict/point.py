@@ -27,6 +27,7 @@ from stc_lab.predict.quiet import quiet_lightning
 from stc_lab.predict.tasks import StreamTask, pending_tasks
 from stc_lab.predict.trainer import make_trainer
 from stc_lab.predict.writer import RecordWriter
+from stc_lab.results.fidelity import check_measured
 from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
 from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_text_atomically
 from stc_lab.results.shards import collect_records
@@ -63,13 +64,23 @@ class Point:
 
     def _finish(self, fingerprint: str, sweep_dir: Path | None) -> Summary:
         duplicate = self.run_dir / DUPLICATE_FILE
-        self.twin = find_finished(sweep_dir, fingerprint, self.run_dir) if sweep_dir else None
+        self.twin = self._equal_run(sweep_dir, fingerprint) if sweep_dir else None
         if self.twin is not None:
             content = {"fingerprint": fingerprint, "run": os.path.relpath(self.twin, self.run_dir)}
             write_text_atomically(duplicate, json.dumps(content, indent=2) + "\n")
             return read_summary(self.twin)
         duplicate.unlink(missing_ok=True)
         return self._complete(fingerprint, sweep_dir)
+
+    def _equal_run(self, sweep_dir: Path, fingerprint: str) -> Path | None:
+        """A finished run that says all that this one is to say."""
+        twin = find_finished(sweep_dir, fingerprint, self.run_dir)
+        is_enough = twin is not None and (not self._with_fidelity or read_summary(twin).get("fidelity") is not None)
+        return twin if is_enough else None
+
+    @property
+    def _with_fidelity(self) -> bool:
+        return OmegaConf.select(self.cfg, "measure.fidelity", default=False)
 
     def _complete(self, fingerprint: str, sweep_dir: Path | None) -> Summary:
         records = self._known_records()
@@ -95,6 +106,8 @@ class Point:
         if OmegaConf.select(self.cfg, "retry_failed", default=False):
             records = [record for record in records if record.status != "failed"]
             write_records(self.run_dir / RECORDS_FILE, records)
+        if self._with_fidelity:
+            check_measured(records, self.run_dir)
         return records
 
     def _describe(self) -> None:

@@ -55,6 +55,15 @@ class Recorder:
         finally:
             self._other_ms[name] += (time.perf_counter() - start) * 1e3
 
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Count the block as no time of this run: ``wall_ms`` goes on where it was."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._lap += time.perf_counter() - start
+
     def skip(self, seen: Seen | None = None) -> None:
         """Forget frames and time since the last record: they belong to a record of an earlier run, or to none."""
         if seen is not None:
@@ -99,7 +108,7 @@ class Recorder:
     def _with_answer(self, record: Record, answer: Answer, stats: dict) -> Record:
         for name in COPIED:
             setattr(record, name, getattr(answer, name))
-        record.details, record.flops = answer.details, answer.flops
+        record.details, record.flops, record.fidelity = answer.details, answer.flops, answer.fidelity
         record.latency_ms = round_times(answer.latency_ms)
         record.ttft_ms = round(answer.ttft_ms, 3)
         record.memory = {"peak_mem_gib": round(peak_mem_gib(self.device), 4), **stats}

@@ -14,6 +14,7 @@ SCHEMA = 1
 STATUSES = ("answered", "unanswered", "failed")
 TIMING_FIELDS = ("latency_ms", "ttft_ms", "wall_ms", "warmup", "memory")
 FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup", "wait_ms", "start_ms")
+FIDELITY_FIELD = "fidelity"
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Record:
     ``meta``: facts of the benchmark for its scoring rule. ``polls``, for a question that waits for its moment, has one
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
     of the poll that said yes, ``None`` when none did.
+    ``fidelity``, and the columns of that name in ``frames``: likeness to the uncompressed run, with
+    ``measure.fidelity`` (see ``stc_lab.measure.fidelity``).
     """
 
     fingerprint: str
@@ -71,6 +74,7 @@ class Record:
     chat_template: bool | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     polls: dict[str, list] = field(default_factory=dict)
+    fidelity: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -84,9 +88,11 @@ class Record:
 
 
 def answer_view(record: Record) -> dict[str, Any]:
-    """The part that must not depend on speed, stream order, sharding or interruptions: all but the timing."""
-    view = {name: value for name, value in asdict(record).items() if name not in TIMING_FIELDS}
-    view["frames"] = {name: value for name, value in record.frames.items() if name not in FRAME_TIMING_FIELDS}
+    """The part that must not depend on speed, stream order, sharding or interruptions: all but times and fidelity."""
+    left_out = {FIDELITY_FIELD, *TIMING_FIELDS}
+    view = {name: value for name, value in asdict(record).items() if name not in left_out}
+    left_out = {FIDELITY_FIELD, *FRAME_TIMING_FIELDS}
+    view["frames"] = {name: value for name, value in record.frames.items() if name not in left_out}
     view["polls"] = {name: value for name, value in record.polls.items() if name != "latency_ms"}
     return view
 

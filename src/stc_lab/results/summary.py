@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stc_lab.results.fidelity import fidelity_summary
 from stc_lab.results.records import SCHEMA, Record
 from stc_lab.results.statistics import accuracy_summary, distribution, split_summary
 from stc_lab.results.summary_file import SUMMARY_FILE, read_summary, write_summary
@@ -31,6 +32,7 @@ def summarize(
     Latency is in milliseconds without warm-up: per stage, ``frame_ms`` (all stages of a frame but decoding),
     ``answer_ms`` (all stages of a question) and ``ttft_ms``. FLOPs are means over all frames or questions.
     ``overhead_ratio`` is the share of the wall time that no stage accounts for: loop, records, progress display.
+    ``fidelity``: see :func:`stc_lab.results.fidelity.fidelity_summary`; ``None`` where it was not measured.
     """
     frames = _FrameColumns(records)
     achieved_tokens = _mean(frames.num_tokens)
@@ -59,6 +61,7 @@ def summarize(
         },
         "peak_mem_gib": _peak(records, "peak_mem_gib"),
         "overhead_ratio": overhead_ratio(records),
+        "fidelity": fidelity_summary(records, seed),
     }
 
 

@@ -11,6 +11,11 @@ from rich.table import Table
 Summary = dict[str, Any]
 Row = tuple[str, list[str]]
 
+FIDELITY_ROWS = {
+    "feature_cosine": "cosine of features to uncompressed",
+    "kl_divergence": "KL of answers to uncompressed (nats)",
+    "top1_agreement": "same best answer as uncompressed",
+}
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -27,7 +32,7 @@ def print_result(console: Console, summary: Summary, baseline: Summary | None = 
         table.add_column("uncompressed", justify="right")
         table.add_column("ratio", justify="right")
     columns = [summary] if baseline is None else [summary, baseline]
-    for section in (_accuracy_rows, _token_rows, _time_rows, _clock_rows, _cost_rows):
+    for section in (_accuracy_rows, _fidelity_rows, _token_rows, _time_rows, _clock_rows, _cost_rows):
         for name, cells in section(columns):
             table.add_row(name, *cells)
         table.add_section()
@@ -77,6 +82,15 @@ def _accuracy_rows(columns: list[Summary]) -> Iterator[Row]:
     yield "coverage", _cells(columns, lambda s: s["coverage"], "{:.1%}".format)
     if any(s["num_unanswered"] + s["num_failed"] for s in columns):
         yield "unanswered / failed", _cells(columns, lambda s: s, _missing)
+
+
+def _fidelity_rows(columns: list[Summary]) -> Iterator[Row]:
+    """Only where likeness to the uncompressed run was measured."""
+    if not any(s.get("fidelity") for s in columns):
+        return
+    for key, name in FIDELITY_ROWS.items():
+        cells = _cells(columns, lambda s, key=key: (s.get("fidelity") or {}).get(key), _likeness)
+        yield name, cells
 
 
 def _token_rows(columns: list[Summary]) -> Iterator[Row]:
@@ -144,6 +158,12 @@ def _spread(times: dict[str, float]) -> str:
 
 def _accuracy(part: Summary) -> str:
     return "-" if part["accuracy"] is None else format_accuracy(part["accuracy"], *part["accuracy_ci95"])
+
+
+def _likeness(part: Summary) -> str:
+    interval = "" if part["ci95"] is None else " [{:.4g}, {:.4g}]".format(*part["ci95"])
+    worst = f", worst frame {part['worst_frame']:.4g}" if "worst_frame" in part else ""
+    return f"{part['mean']:.4g}{interval}{worst}"
 
 
 def _missing(summary: Summary) -> str:

@@ -61,6 +61,7 @@ class Reaction:
             flops=self._flops(len(embeds), reply.num_steps),
             details={"kept_silent": is_silent},
             chat_template=question.chat_template,
+            first_logits=first,
         )
 
     def embeds(self, question: Question, view: View) -> Tensor:

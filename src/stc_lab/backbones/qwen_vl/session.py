@@ -156,6 +156,7 @@ class QwenSession(StreamSession):
             latency_ms=extra_ms | timer.drain(),
             flops={"question": cost.flops, "generate": flops},
             details={"num_context_tokens": cost.num_context},
+            first_logits=logits,
         )
 
     def _kept(self, spoken: Spoken | None, text: str) -> Spoken | None:
