@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from stc_lab.backbones.recent import Recent
 from stc_lab.backbones.rekv import ReKV
+from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.cachers.base import Cacher
 from stc_lab.cachers.frame_reuse import FrameReuseCacher
 from stc_lab.cachers.none import NoCacher
@@ -86,3 +90,20 @@ def test_a_sink_changes_nothing_and_goes_with_the_stream(
     session.push(video[:1], [0.0])
     session.flush()
     assert session._sink is None and len(sink.frames()) == 4
+
+
+def test_a_backbone_that_prunes_its_memory_has_no_token_cells(forest_folder: Path, video: list[np.ndarray]) -> None:
+    sizes = {"tokens_per_frame": 8, "short_frames": 3, "split_window": 2, "event_tokens": 4, "quota": 12}
+    session = StreamForest(str(forest_folder), **sizes, dtype="float32").open(STCCacher(), STCPruner(budget=4))
+    sink = Collector()
+    session.show_to(sink)
+    session.push(video[:3], [0.0, 1.0, 2.0])
+    assert [frame.tokens for frame in sink.frames()] == [None] * 3
+
+
+def test_the_sliding_window_shows_its_frames(checkpoint_folder: Path, video: list[np.ndarray]) -> None:
+    session = Recent(str(checkpoint_folder), tokens_per_frame=9, dtype="float32").open(NoCacher(), STCPruner(budget=4))
+    sink = Collector()
+    session.show_to(sink)
+    session.push(video[:6], [float(number) for number in range(6)])
+    assert [frame.tokens.num_kept for frame in sink.frames()] == [4] * 6
