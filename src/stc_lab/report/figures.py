@@ -83,7 +83,7 @@ def _add_front(figure: go.Figure, front: pd.DataFrame, cost: Cost) -> None:
     front = front.sort_values(cost.column)
     x, y = front[cost.column].tolist(), (100 * front["accuracy"]).tolist()
     figure.add_trace(go.Scatter(
-        x=x, y=y, name="not dominated", mode="lines+markers", line={"shape": "hv", "width": 6, "color": "#9a9a9a66"},
+        x=x, y=y, name="not dominated", mode="lines+markers", line={"shape": "hv", "width": 6, "color": "rgba(154, 154, 154, 0.4)"},
         marker={"symbol": "circle-open", "size": 18, "color": NEUTRAL, "line": {"width": 1.5}}, hoverinfo="skip",
         meta={"always": True},
     ))  # fmt: skip
