@@ -55,7 +55,8 @@ def task_figure(points: pd.DataFrame, runs: Mapping[str, Run]) -> go.Figure | No
     cells = [[runs[name].summary["by_task"].get(task) or {} for task in tasks] for name in points["run"]]
     accuracy = [[_percent(cell.get("accuracy")) for cell in row] for row in cells]
     heat = go.Heatmap(
-        z=accuracy, x=[escape(task) for task in tasks], y=_row_names(points), customdata=[[_task_text(cell) for cell in row] for row in cells],
+        z=accuracy, x=[escape(task) for task in tasks], y=_row_names(points),
+        customdata=[[_task_text(cell) for cell in row] for row in cells],
         texttemplate="%{z:.0f}", hovertemplate="%{y}<br>%{x}: %{customdata}<extra></extra>", zmin=0, zmax=100,
         colorscale=HEAT, textfont={"color": "#14181c"}, xgap=1, ygap=1, colorbar={"title": "%", "thickness": 10},
     )  # fmt: skip
@@ -83,7 +84,8 @@ def _add_front(figure: go.Figure, front: pd.DataFrame, cost: Cost) -> None:
     front = front.sort_values(cost.column)
     x, y = front[cost.column].tolist(), (100 * front["accuracy"]).tolist()
     figure.add_trace(go.Scatter(
-        x=x, y=y, name="not dominated", mode="lines+markers", line={"shape": "hv", "width": 6, "color": "rgba(154, 154, 154, 0.4)"},
+        x=x, y=y, name="not dominated", mode="lines+markers",
+        line={"shape": "hv", "width": 6, "color": "rgba(154, 154, 154, 0.4)"},
         marker={"symbol": "circle-open", "size": 18, "color": NEUTRAL, "line": {"width": 1.5}}, hoverinfo="skip",
         meta={"always": True},
     ))  # fmt: skip
@@ -149,7 +151,8 @@ def _stage_figure(points: pd.DataFrame, runs: Mapping[str, Run], stages: tuple[s
 
 def _rows_layout(num_rows: int, extra: int) -> dict[str, Any]:
     yaxis = {"autorange": "reversed", "automargin": True, "type": "category"}
-    return {"yaxis": yaxis, "height": ROW_HEIGHT * num_rows + extra + 30, "margin": {"l": 20, "r": 20, "t": 30, "b": extra}}
+    margin = {"l": 20, "r": 20, "t": 30, "b": extra}
+    return {"yaxis": yaxis, "height": ROW_HEIGHT * num_rows + extra + 30, "margin": margin}
 
 
 def _row_names(points: pd.DataFrame) -> list[str]:

@@ -76,7 +76,8 @@ def hypervolume_rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 def search_texts(sweep: Sweep) -> dict[str, str]:
     """What the filter looks into, by run: label, folder, and settings as ``budget=64`` and ``pruner.budget=64``."""
-    return {point["run"]: _search_text(point, sweep.runs[point["run"]].settings) for _, point in sweep.points.iterrows()}
+    points = {point["run"]: point for _, point in sweep.points.iterrows()}
+    return {run: _search_text(point, sweep.runs[run].settings) for run, point in points.items()}
 
 
 def _search_text(point: pd.Series, settings: Mapping[str, Any]) -> str:

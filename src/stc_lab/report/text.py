@@ -47,11 +47,12 @@ def accuracy_text(point: pd.Series) -> str:
 def hover_text(point: pd.Series, run: Run) -> str:
     """Everything about a run that fits into a hover box, as the HTML that plotly understands."""
     requested = value_text(point["requested_tokens"], "{:.0f}")
+    others = [cost for cost in COSTS.values() if cost.name != "tokens"]
     lines = [
         f"<b>{escape(str(point['label']))}</b>",
         f"accuracy {accuracy_text(point)}, {point['num_questions']} questions",
         f"tokens per frame {value_text(point['achieved_tokens'], '{:.1f}')} (asked for {requested})",
-        *(f"{cost.label}: {value_text(point[cost.column], cost.show)}" for cost in COSTS.values() if cost.name != "tokens"),
+        *(f"{cost.label}: {value_text(point[cost.column], cost.show)}" for cost in others),
         *_settings_lines(run.settings),
     ]  # fmt: skip
     return "<br>".join(lines)
