@@ -16,9 +16,9 @@ from stc_lab.scoring.rules import rule_of
 AUTO = "auto"
 UNCOMPRESSED, RANDOM = "the uncompressed run", "random at the same budget"
 EXPLANATION = (
-    "Percentage points of accuracy, this run minus the other, question by question. The interval resamples streams; p is "
-    "McNemar's exact test over the questions that only one of them got right. Many comparisons find something by "
-    "chance: one in twenty would look like a difference at p below 0.05."
+    "Percentage points of accuracy, this run minus the other, question by question. The interval resamples streams; "
+    "p is McNemar's exact test over the questions that only one of them got right. Many comparisons find something "
+    "by chance: one in twenty would look like a difference at p below 0.05."
 )
 
 
