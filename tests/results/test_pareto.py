@@ -168,3 +168,12 @@ def test_the_order_of_rows_does_not_depend_on_times(tmp_path: Path) -> None:
         points = read_sweep(folder).points.drop(columns=[*TIMING_COLUMNS, "is_non_dominated"])
         orders.append(points.to_csv())
     assert orders[0] == orders[1]
+
+
+def test_settings_without_effect_are_only_named_where_nothing_else_tells_runs_apart() -> None:
+    names = {"backbone.name": "rekv", "cacher.name": "stc", "pruner.name": "stc", "dataset.name": "pocket"}
+    always, four, seven = {"interval": 1}, {"interval": 4, "metric": "l1"}, {"interval": 7, "metric": "l1"}
+    runs = [names | {f"cacher.{key}": value for key, value in chosen.items()} for chosen in (always, four, seven)]
+    assert line_labels(runs) == [f"stc + stc (interval={n})" for n in (1, 4, 7)]
+    by_ratio, by_threshold = names | {"cacher.update_ratio": 0.25}, names | {"cacher.threshold": 0.85}
+    assert line_labels([by_ratio, by_threshold]) == ["stc + stc (update_ratio=0.25)", "stc + stc (threshold=0.85)"]

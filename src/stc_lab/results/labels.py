@@ -33,13 +33,23 @@ def _methods(flat: Mapping[str, Any]) -> str:
 
 
 def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Keys, but budgets and names, that differ between runs of the same name."""
-    varying = set()
+    """Keys, but budgets and names, that tell runs of the same name apart."""
+    varying: set[str] = set()
     for name in set(names):
-        group = [flat for flat, other in zip(settings, names, strict=True) if other == name]
-        keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, *UNNAMED_KEYS}
-        varying |= {key for key in keys if len({repr(flat.get(key)) for flat in group}) > 1}
+        varying |= _telling_keys([flat for flat, other in zip(settings, names, strict=True) if other == name])
     return sorted(varying)
+
+
+def _telling_keys(group: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys with several values; those that only some runs have (a setting without effect is left out) if need be."""
+    keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, *UNNAMED_KEYS}
+    several = {key for key in keys if len({repr(flat[key]) for flat in group if key in flat}) > 1}
+    differing = several | {key for key in keys if any(key not in flat for flat in group)}
+    return several if _num_told_apart(group, several) == _num_told_apart(group, differing) else differing
+
+
+def _num_told_apart(group: Sequence[Mapping[str, Any]], keys: set[str]) -> int:
+    return len({tuple((key, repr(flat[key])) for key in sorted(keys) if key in flat) for flat in group})
 
 
 def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
