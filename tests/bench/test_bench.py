@@ -65,7 +65,7 @@ def test_prefill_bound_is_that_of_the_shapes():
     common = dict(sizes="tiny", full_layers=24, n_local=64, tokens_per_frame=16, num_frames=6, limit_s=None)
     pruned, full = prefill_rows(decoder, {"stc": STCPruner(budget=4), "none": NoPruner()}, **common)
     flops = {
-        tokens: sum(decoder_flops(decoder.config, tokens, min(14 + tokens * f, 14 + 64)) for f in range(6))
+        tokens: sum(decoder_flops(decoder.sizes, tokens, min(14 + tokens * f, 14 + 64)) for f in range(6))
         for tokens in (4, 16)
     }
     assert pruned.bound == pytest.approx(1 - flops[4] / flops[16])

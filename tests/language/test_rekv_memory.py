@@ -112,7 +112,7 @@ def test_every_token_is_seen_exactly_once(
 ) -> None:
     """Against a plain loop: first layer, any window, also where the init tokens leave it in the middle of a frame."""
     monkeypatch.setattr(PiecePlanner.__init__, "__defaults__", (split_above,))
-    frames = torch.randn(sum(lengths), decoder.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    frames = torch.randn(sum(lengths), decoder.sizes.hidden_size, generator=torch.Generator().manual_seed(2))
     memory = ReKVMemory(decoder.shape, ReKVSettings(n_local=n_local, topk=3), decoder.device)
     spy = FirstLayer(memory)
     decoder(decoder.embed(INIT), spy)

@@ -46,7 +46,7 @@ class LlavaBackbone(TextBackbone):
     @property
     def project_flops(self) -> int:
         """FLOPs of :meth:`project` for one frame."""
-        return projector_flops(self.tower.num_tokens, self.tower.hidden_size, self.decoder.config.hidden_size)
+        return projector_flops(self.tower.num_tokens, self.tower.hidden_size, self.decoder.sizes.hidden_size)
 
     def _load(self, files: Checkpoint, dtype: torch.dtype) -> None:
         self.loaded = load_llava_onevision(files, dtype)

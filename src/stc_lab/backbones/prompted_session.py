@@ -73,7 +73,7 @@ class PromptedSession(StreamSession):
         return decoder.logits(decoder(embeds, store)[-1]), len(before) + len(after)
 
     def _answer_flops(self, num_prompt: int, reply: Reply) -> dict[str, int]:
-        config, steps = self.backbone.decoder.config, range(reply.num_steps)
+        config, steps = self.backbone.decoder.sizes, range(reply.num_steps)
         return {
             "question": decoder_flops(config, num_prompt, with_lm_head=1),
             "generate": sum(decoder_flops(config, 1, num_prompt + step, with_lm_head=1) for step in steps),

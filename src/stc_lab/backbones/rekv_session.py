@@ -112,10 +112,10 @@ class ReKVSession(StreamSession):
         context = position
         if position + num_tokens > n_local:
             context = max(0, n_local + num_init - (num_tokens + 1) // 2)
-        return decoder_flops(self.backbone.decoder.config, num_tokens, context)
+        return decoder_flops(self.backbone.decoder.sizes, num_tokens, context)
 
     def _answer_flops(self, num_question: int, num_prompt: int, num_steps: int, num_context: int) -> dict[str, int]:
-        config, shape = self.backbone.decoder.config, self.backbone.decoder.shape
+        config, shape = self.backbone.decoder.sizes, self.backbone.decoder.shape
         scoring = 2 * self._memory.num_blocks * shape.num_layers * shape.num_kv_heads * shape.head_dim
         start = num_context + num_prompt
         return {

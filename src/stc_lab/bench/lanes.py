@@ -33,7 +33,7 @@ class MemoryLane:
         with self._timer.stage("prefill"):
             self._decoder(frame.tokens[: self.num_tokens], self._memory)
         self.prefill_ms.append(self._timer.drain()["prefill"])
-        self.flops += decoder_flops(self._decoder.config, self.num_tokens, context)
+        self.flops += decoder_flops(self._decoder.sizes, self.num_tokens, context)
 
 
 class PrunerLane:

@@ -82,7 +82,7 @@ def _row(name: str, lane: PrunerLane, pruned: MemoryLane, full: MemoryLane, dept
 
 def _frame(index: int, num_tokens: int, decoder: TextDecoder) -> VisualTokens:
     """Random visual tokens, a static part and noise."""
-    shape = (num_tokens, decoder.config.hidden_size)
+    shape = (num_tokens, decoder.sizes.hidden_size)
     static, noise = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, index + 1))
     like: Tensor = decoder.embed([0])
     tokens = (static + 0.3 * noise).to(like.device, like.dtype)

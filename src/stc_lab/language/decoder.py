@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stc_lab.language.kv.base import DecoderShape, KVStore, Step
 from stc_lab.language.mrope import rotary_of
+from stc_lab.measure.flops import TextSizes
 
 
 class TextDecoder:
@@ -23,7 +24,7 @@ class TextDecoder:
         config = model.config
         if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
             raise ValueError("text_config.use_sliding_window=true is not supported: the store defines the window")
-        self.config = config
+        self.sizes = TextSizes.of(config)
         self._model = model
         self._lm_head = lm_head
         attention = model.layers[0].self_attn

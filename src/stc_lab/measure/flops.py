@@ -8,6 +8,7 @@ compared with is the ratio of two such counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 
@@ -30,6 +31,24 @@ class TextFacts(Protocol):
     num_attention_heads: int
     num_key_value_heads: int
     vocab_size: int
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """The numbers of a text config alone: reading them from a Hugging Face config costs more than the arithmetic."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    head_dim: int | None = None
+
+    @classmethod
+    def of(cls, config: TextFacts) -> TextSizes:
+        """The sizes of ``config``."""
+        return cls(**{field.name: getattr(config, field.name, None) for field in fields(cls)})
 
 
 def vit_block_flops(num_tokens: int, hidden: int, mlp: int, num_pairs: int | None = None) -> int:

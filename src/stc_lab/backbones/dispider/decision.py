@@ -55,7 +55,7 @@ class Judge:
         """Judge a question that is to be answered at once; ``place``: see :func:`question_sequence`."""
         embeds, flops = self.embeds(question_sequence(place, len(clips)), text, clips)
         state = self.decoder(embeds, GrowingStore(self.decoder.shape))[-1]
-        flops += decoder_flops(self.decoder.config, len(embeds))
+        flops += decoder_flops(self.decoder.sizes, len(embeds))
         return self.judge(state, clips, flops, is_offline=place == "offline")
 
     def judge(self, state: Tensor, clips: Sequence[Clip], flops: int = 0, is_offline: bool = False) -> Judgement:
@@ -83,7 +83,7 @@ class Judge:
             return self.decoder.embed([]), 0
         embeds = torch.cat(states)
         hidden = self.decoder(embeds, GrowingStore(self.decoder.shape))
-        return hidden[-len(clips) :].clone(), decoder_flops(self.decoder.config, len(embeds))
+        return hidden[-len(clips) :].clone(), decoder_flops(self.decoder.sizes, len(embeds))
 
     def embeds(self, pieces: Sequence[Piece], text: str, clips: Sequence[Clip]) -> tuple[Tensor, int]:
         """Embeddings [T, C] of a sequence, and the FLOPs of the summaries in it."""

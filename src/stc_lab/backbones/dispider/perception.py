@@ -69,6 +69,6 @@ class Perception:
         return self._decoder(embeds, store)
 
     def _flops(self, num_text: int, num_visual: int) -> int:
-        config = self._decoder.config
+        config = self._decoder.sizes
         project = projector_flops(num_visual, self._project[0].in_features, config.hidden_size)
         return project + decoder_flops(config, num_text + num_visual)

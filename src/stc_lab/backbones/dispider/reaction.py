@@ -92,6 +92,6 @@ class Reaction:
         return Reply(loaded.text(ids), len(ids), len(logits) - 1), loaded.silent_id in ids
 
     def _flops(self, num_prompt: int, num_steps: int) -> dict[str, int]:
-        config = self._backbone.decoder.config
+        config = self._backbone.decoder.sizes
         steps = (decoder_flops(config, 1, num_prompt + step, with_lm_head=1) for step in range(num_steps))
         return {"question": decoder_flops(config, num_prompt, with_lm_head=1), "generate": sum(steps)}

@@ -76,4 +76,4 @@ class Watcher:
         """Last state [C] after ``embeds`` [T, C], and the FLOPs."""
         decoder, context = self._judge.decoder, len(self._store)
         state = decoder(embeds, self._store)[-1]
-        return state, decoder_flops(decoder.config, len(embeds), context)
+        return state, decoder_flops(decoder.sizes, len(embeds), context)

@@ -38,7 +38,7 @@ class Thread:
         self.store = GrowingStore(model.decoder.shape)
         self.position = 0.0
         self.ids: list[int] = []
-        self.seen = seen_mask(model.decoder.config.vocab_size, model.device)
+        self.seen = seen_mask(model.decoder.sizes.vocab_size, model.device)
 
     def read(self, pieces: Sequence[Piece], axes: Axes | None = None) -> tuple[Tensor, Cost]:
         """Token ids and clips, placed by ``axes``. Returns the logits [V] after the last token, and the cost."""
@@ -59,7 +59,7 @@ class Thread:
             self.seen[ids] = True
         num_context, embeds = len(self.store), torch.cat(embeds)
         hidden = decoder(embeds, self.store, torch.cat(placed, dim=1).to(embeds.device))
-        flops = decoder_flops(decoder.config, len(embeds), num_context, with_lm_head=1)
+        flops = decoder_flops(decoder.sizes, len(embeds), num_context, with_lm_head=1)
         return decoder.logits(hidden[-1]), Cost(len(embeds), num_context, flops)
 
     def say(

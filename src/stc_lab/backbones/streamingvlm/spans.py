@@ -107,7 +107,7 @@ class Scroll:
         hidden = decoder(embeds, self.store, self.positions)
         for span in self.spans:
             span.embeds = None
-        cost = Cost(len(embeds), num_read, decoder_flops(decoder.config, len(embeds), num_read, with_lm_head=1))
+        cost = Cost(len(embeds), num_read, decoder_flops(decoder.sizes, len(embeds), num_read, with_lm_head=1))
         return decoder.logits(hidden[-1]), cost
 
     def mark(self) -> Bookmark:
