@@ -40,6 +40,11 @@ class Span:
         """Tokens ``start .. stop - 1`` of a text span."""
         return replace(self, ids=self.ids[start:stop], first=self.first + start)
 
+    def continues(self, other: Span) -> bool:
+        """Whether ``other`` and, right behind it, this one are text of the same kind and round."""
+        is_text = self.clip is None and other.clip is None
+        return is_text and (self.kind, self.round) == (other.kind, other.round)
+
 
 @dataclass(frozen=True)
 class Bookmark:
@@ -90,7 +95,7 @@ class Scroll:
         """``spans``, made of those of :meth:`numbered`, become the sequence; what is not among them is forgotten."""
         order = torch.tensor([i for span in spans for i in range(span.first, span.first + len(span.ids))])
         read = order[order < len(self.store)]
-        self.spans = list(spans)
+        self.spans = _joined(spans)
         if torch.equal(read, torch.arange(len(self.store))):
             return
         self.store.keep(read)
@@ -147,3 +152,14 @@ class Scroll:
                 placed, position = self.axes.clip(position, span.clip)
             parts.append(placed)
         return torch.cat(parts, dim=1), position
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Text of one kind and round as one span: the previous text must not become hundreds of them."""
+    joined: list[Span] = []
+    for span in spans:
+        if joined and span.continues(joined[-1]):
+            joined[-1] = replace(joined[-1], ids=joined[-1].ids + span.ids)
+        else:
+            joined.append(span)
+    return joined
