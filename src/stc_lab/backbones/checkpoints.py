@@ -63,6 +63,11 @@ def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Che
     return Checkpoint(name, folder)
 
 
+def stored_checkpoint(name: str, revision: str | None, backbone: str, required: tuple[str, ...]) -> Checkpoint | None:
+    """:func:`local_checkpoint`, else :func:`cached_checkpoint`: the files of ``name`` if they are on this machine."""
+    return local_checkpoint(name, backbone, required) or cached_checkpoint(name, revision, required)
+
+
 def cached_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ...]) -> Checkpoint | None:
     """The files of ``hub_id`` if the local cache holds them; never uses the network."""
     from huggingface_hub import snapshot_download

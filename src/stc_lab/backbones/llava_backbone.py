@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.checkpoints import Checkpoint, cached_checkpoint, fetched_checkpoint, local_checkpoint
-from stc_lab.backbones.llava_onevision import REQUIRED_FILES, load_llava_onevision
+from stc_lab.backbones.checkpoints import Checkpoint
+from stc_lab.backbones.llava_onevision import load_llava_onevision
 from stc_lab.backbones.text_backbone import TextBackbone
 from stc_lab.language import TextDecoder
 from stc_lab.measure.flops import projector_flops
 from stc_lab.vision import SiglipTower
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class CheckpointOptions(Protocol):
-    """Where the user says the checkpoint is."""
-
-    checkpoint: str
-    revision: str | None
-
 
 class LlavaBackbone(TextBackbone):
-    """A leaf loads the model with :meth:`_load`; ``model`` is the Hugging Face model."""
+    """``model`` is the Hugging Face model."""
 
     takes_merged_tokens = True
 
@@ -57,14 +47,3 @@ class LlavaBackbone(TextBackbone):
         rows, columns = self.tower.grid
         self.grid = (-(-rows // 2), -(-columns // 2))
         self.tokens_per_frame = self.grid[0] * self.grid[1]
-
-
-def local_files(options: CheckpointOptions, backbone: str) -> Checkpoint | None:
-    """The checkpoint if its files are on this machine."""
-    name = options.checkpoint
-    return local_checkpoint(name, backbone, REQUIRED_FILES) or cached_checkpoint(name, options.revision, REQUIRED_FILES)
-
-
-def all_files(options: CheckpointOptions, backbone: str) -> Checkpoint:
-    """The checkpoint, fetched if need be. Raises ``ValueError`` where it cannot be."""
-    return local_files(options, backbone) or fetched_checkpoint(options.checkpoint, options.revision, REQUIRED_FILES)

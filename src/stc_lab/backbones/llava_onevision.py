@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.hf_loading import no_progress_bar, require_all_weights, stop_ids_of
+from stc_lab.backbones.hf_loading import LoadedText, no_progress_bar, require_all_weights, stop_ids_of
 from stc_lab.backbones.preprocessing import FramePreprocessor
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
-REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True)
-class LlavaOnevision:
+class LlavaOnevision(LoadedText):
     """A loaded checkpoint. ``stop_ids``: tokens that end an answer."""
 
     model: LlavaOnevisionForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     preprocessor: FramePreprocessor
     stop_ids: frozenset[int]
-
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of ``text`` as it stands, chat markers included."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def text(self, token_ids: Collection[int]) -> str:
-        """Text of generated ids without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 def load_llava_onevision(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaOnevision:
@@ -55,13 +45,16 @@ def load_llava_onevision(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaOne
             local_files_only=True,
             output_loading_info=True,
         )
-    require_all_weights(checkpoint, info)
+    require_all_weights(checkpoint.name, info)
     if model.config.vision_feature_select_strategy != "full":
         strategy = model.config.vision_feature_select_strategy
         raise ValueError(f"{checkpoint.folder}: vision_feature_select_strategy={strategy} is not supported, only full")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     model.eval().requires_grad_(False)
-    return LlavaOnevision(model, tokenizer, preprocessor, stop_ids_of(model, tokenizer))
+    ends = stop_ids_of(
+        model.generation_config.eos_token_id, model.config.text_config.eos_token_id, tokenizer.eos_token_id
+    )
+    return LlavaOnevision(model, tokenizer, preprocessor, ends)
 
 
 def read_preprocessor(checkpoint: Checkpoint) -> FramePreprocessor:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.llava_backbone import DTYPES, LlavaBackbone, all_files, local_files
+from stc_lab.backbones.llava_backbone import LlavaBackbone
 from stc_lab.backbones.recent_options import RecentOptions, check_window
-from stc_lab.backbones.rekv_options import check_model
 from stc_lab.measure import StageTimer
 
 if TYPE_CHECKING:
@@ -55,26 +52,19 @@ class Recent(LlavaBackbone):
             max_new_tokens=max_new_tokens,
             answer_reader=answer_reader,
         )
-        files = all_files(self.options, "recent")
-        _check_files(files, self.options)
-        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
-        if device is not None:
-            self.to(device)
+        self._load_on(self.options.all_files(), device, dtype)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         """See :meth:`Backbone.check_settings`; a hub id that is not in the cache is only checked for its form."""
-        options = RecentOptions.of(settings)
-        files = local_files(options, "recent")
-        if files is not None:
-            _check_files(files, options)
+        RecentOptions.of(settings).local_files()
 
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """See :meth:`Backbone.check_combination`: the frames must fit the model's context."""
         options = RecentOptions.of(settings)
         num_kept = pruner.max_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
-        files = local_files(options, "recent")
+        files = options.local_files()
         if files is not None:
             check_window(options, files.json("config.json"), num_kept)
 
@@ -90,7 +80,3 @@ class Recent(LlavaBackbone):
     def newline(self) -> Tensor:
         """What stands at the end of the video: [1, H], or [0, H] without ``image_newline``."""
         return self.model.model.image_newline[None][: int(self.options.image_newline)]
-
-
-def _check_files(files: Checkpoint, options: RecentOptions) -> None:
-    check_model(files.json("config.json"), options, "recent")

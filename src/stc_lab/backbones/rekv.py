@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.llava_backbone import DTYPES, LlavaBackbone, all_files, local_files
-from stc_lab.backbones.rekv_options import ReKVOptions, check_model, check_retrieval
+from stc_lab.backbones.llava_backbone import LlavaBackbone
+from stc_lab.backbones.rekv_options import ReKVOptions, check_retrieval
 from stc_lab.measure import StageTimer
 
 if TYPE_CHECKING:
@@ -61,28 +58,22 @@ class ReKV(LlavaBackbone):
             max_new_tokens=max_new_tokens,
             answer_reader=answer_reader,
         )
-        files = all_files(self.options, "rekv")
-        _check_files(files, self.options)
+        files = self.options.all_files()
         self.memory_settings = self.options.memory_settings(files)
-        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
-        if device is not None:
-            self.to(device)
+        self._load_on(files, device, dtype)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         """See :meth:`Backbone.check_settings`; a hub id that is not in the cache is only checked for its form."""
-        options = _options(settings)
-        files = local_files(options, "rekv")
-        options.memory_settings(files)
-        if files is not None:
-            _check_files(files, options)
+        options = ReKVOptions.of(settings)
+        options.memory_settings(options.local_files())
 
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """See :meth:`Backbone.check_combination`: the retrieved blocks must fit the window."""
-        options = _options(settings)
+        options = ReKVOptions.of(settings)
         num_kept = pruner.max_kept(cls.tokens_to_prune(options.tokens_per_frame, cacher))
-        check_retrieval(options.memory_settings(local_files(options, "rekv")), num_kept)
+        check_retrieval(options.memory_settings(options.local_files()), num_kept)
 
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> ReKVSession:
         """See :meth:`Backbone.open`."""
@@ -90,12 +81,3 @@ class ReKV(LlavaBackbone):
 
         check_retrieval(self.memory_settings, pruner.max_kept(self.tokens_to_prune(self.tokens_per_frame, cacher)))
         return ReKVSession(self, cacher, pruner, timer)
-
-
-def _options(settings: Mapping[str, Any]) -> ReKVOptions:
-    fields = ReKVOptions.__dataclass_fields__
-    return ReKVOptions(**{key: value for key, value in settings.items() if key in fields})
-
-
-def _check_files(files: Checkpoint, options: ReKVOptions) -> None:
-    check_model(files.json("config.json"), options)

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from abc import abstractmethod
+
+import torch
 
 from stc_lab.backbones.base import Backbone
+from stc_lab.backbones.checkpoints import Checkpoint
+from stc_lab.backbones.hf_loading import LoadedText
+from stc_lab.backbones.options import BackboneOptions
 from stc_lab.language import TextDecoder
 
-
-class TextOptions(Protocol):
-    """Settings that every such backbone has."""
-
-    checkpoint: str
-    max_new_tokens: int
-    answer_reader: str
-
-
-class LoadedText(Protocol):
-    """A loaded checkpoint as far as text is concerned; ``stop_ids`` end an answer."""
-
-    stop_ids: frozenset[int]
-
-    def token_ids(self, text: str) -> list[int]: ...
-
-    def text(self, token_ids: Collection[int]) -> str: ...
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TextBackbone(Backbone):
@@ -32,7 +20,7 @@ class TextBackbone(Backbone):
 
     decoder: TextDecoder
     loaded: LoadedText
-    options: TextOptions
+    options: BackboneOptions
 
     def letter_id(self, letter: str) -> int:
         """Token with which an answer says ``letter``. Raises ``ValueError`` if the tokenizer splits it."""
@@ -43,3 +31,13 @@ class TextBackbone(Backbone):
 
     def extra_repr(self) -> str:
         return repr(self.options)
+
+    @abstractmethod
+    def _load(self, files: Checkpoint, dtype: torch.dtype) -> None:
+        """Set tower, decoder and all else that comes from a checkpoint."""
+
+    def _load_on(self, files: Checkpoint, device: str | None, dtype: str | None) -> None:
+        """:meth:`_load` in the type named ``dtype`` (default: that of torch), then move to ``device`` if given."""
+        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
+        if device is not None:
+            self.to(device)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.sequence import ANSWERED, TODO, Memory, Summary, question_sequence, streaming_sequence
+from stc_lab.backbones.dispider.sequence import ANSWERED, TO_DO, Memory, Summary, question_sequence, streaming_sequence
 from stc_lab.backbones.dispider.sequence import QUESTION as ASKED
 from stc_lab.backbones.dispider.session import DispiderSession
 from stc_lab.backbones.proactive import Proactive, follow
@@ -48,11 +48,11 @@ def facts(answer: Answer) -> Answer:
 
 
 def test_sequences() -> None:
-    assert streaming_sequence(3) == [ANSWERED, ASKED, Memory(0, 3), ASKED, TODO]
-    assert streaming_sequence(0) == [ANSWERED, ASKED, TODO]
+    assert streaming_sequence(3) == [ANSWERED, ASKED, Memory(0, 3), ASKED, TO_DO]
+    assert streaming_sequence(0) == [ANSWERED, ASKED, TO_DO]
     assert streaming_sequence(7, 0, [2, 5]) == [
         *(ANSWERED, ASKED, Summary(0, 2), ANSWERED, Summary(2, 5), ANSWERED),
-        *(Memory(5, 7), ASKED, TODO),
+        *(Memory(5, 7), ASKED, TO_DO),
     ]
     assert streaming_sequence(7, 2, [2, 4])[:4] == [ANSWERED, Summary(0, 2), ASKED, ANSWERED]
     assert streaming_sequence(4, 4) == question_sequence("now", 4)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.checkpoints import Checkpoint, cached_checkpoint, fetched_checkpoint, local_checkpoint
+from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.dispider.clip import ClipBorders
 from stc_lab.backbones.dispider.decision import Judge
-from stc_lab.backbones.dispider.loading import REQUIRED_FILES, load_dispider
+from stc_lab.backbones.dispider.loading import load_dispider
 from stc_lab.backbones.dispider.model import mix
-from stc_lab.backbones.dispider.options import DispiderOptions, check_files, check_pruner
+from stc_lab.backbones.dispider.options import DispiderOptions, check_pruner
 from stc_lab.backbones.dispider.perception import Perception
 from stc_lab.backbones.dispider.reaction import Reaction
 from stc_lab.backbones.text_backbone import TextBackbone
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from stc_lab.backbones.dispider.session import DispiderSession
     from stc_lab.cachers.base import Cacher
     from stc_lab.pruners.base import Pruner
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Dispider(TextBackbone):
@@ -79,19 +77,12 @@ class Dispider(TextBackbone):
             max_new_tokens=max_new_tokens,
             answer_reader=answer_reader,
         )
-        files = _local(self.options) or fetched_checkpoint(checkpoint, revision, REQUIRED_FILES)
-        check_files(files, self.options)
-        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
-        if device is not None:
-            self.to(device)
+        self._load_on(self.options.all_files(), device, dtype)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         """See :meth:`Backbone.check_settings`; a hub id that is not in the cache is only checked for its form."""
-        options = DispiderOptions.of(settings)
-        files = _local(options)
-        if files is not None:
-            check_files(files, options)
+        DispiderOptions.of(settings).local_files()
 
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
@@ -153,11 +144,3 @@ class Dispider(TextBackbone):
         is_cut = options.clips == "scenes"
         threshold = options.scene_threshold if is_cut else None
         self.borders = ClipBorders(options.size("clip_frames", files), threshold, options.min_scene_frames)
-
-
-def _local(options: DispiderOptions) -> Checkpoint | None:
-    """The checkpoint if its files are on this machine."""
-    name = options.checkpoint
-    return local_checkpoint(name, "dispider", REQUIRED_FILES) or cached_checkpoint(
-        name, options.revision, REQUIRED_FILES
-    )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stc_lab.backbones.dispider.clip import Clip
-from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TODO, Memory, Piece, Summary, question_sequence
+from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TO_DO, Memory, Piece, Summary, question_sequence
 from stc_lab.language import TextDecoder
 from stc_lab.language.kv import GrowingStore
 from stc_lab.measure.flops import decoder_flops
@@ -99,5 +99,5 @@ class Judge:
             return self.summary(clips[piece.start : piece.stop])
         if isinstance(piece, Memory):
             return torch.cat([clip.memory for clip in clips[piece.start : piece.stop]]), 0
-        words = {QUESTION: text + TODO, ANSWERED: ANSWERED, TODO: TODO}[piece]
+        words = {QUESTION: text + TO_DO, ANSWERED: ANSWERED, TO_DO: TO_DO}[piece]
         return self.decoder.embed(self._token_ids(words)), 0

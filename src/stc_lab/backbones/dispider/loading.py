@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +12,17 @@ from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.dispider.model import DispiderModel
 from stc_lab.backbones.dispider.preprocessing import SquarePreprocessor
 from stc_lab.backbones.dispider.sizes import DispiderSizes, compressor_folder, read_sizes
-from stc_lab.backbones.dispider.weights import WeightFiles, read_rows, require_fit
+from stc_lab.backbones.dispider.weights import WeightFiles, read_rows, require_match
+from stc_lab.backbones.hf_loading import LoadedText, stop_ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REQUIRED_FILES = ("config.json",)
 END, SILENT = "<|im_end|>", "<keep_silent>"
 
 
 @dataclass(frozen=True)
-class LoadedDispider:
+class LoadedDispider(LoadedText):
     """A loaded checkpoint. ``stop_ids`` end an answer; ``silent_id``: the answer that says there is none."""
 
     model: DispiderModel
@@ -34,17 +33,9 @@ class LoadedDispider:
     stop_ids: frozenset[int]
     silent_id: int | None
 
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of ``text`` for the language model, without additions."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
     def compressor_ids(self, text: str) -> list[int]:
         """Ids of ``text`` for the compressor, without additions."""
         return self.compressor_tokenizer(text, add_special_tokens=False).input_ids
-
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Text of generated ids without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 def load_dispider(files: Checkpoint, dtype: torch.dtype) -> LoadedDispider:
@@ -81,7 +72,7 @@ def _load_model(files: Checkpoint, sizes: DispiderSizes, inner: Path, dtype: tor
     if is_tied:
         for known in (expected, shapes):
             known.pop("language.lm_head.weight", None)
-    require_fit(files.name, shapes, expected)
+    require_match(files.name, shapes, expected)
     model.load_state_dict(weights.tensors(dtype), assign=True, strict=not is_tied)
     if is_tied:
         model.language.lm_head.weight = model.language.model.embed_tokens.weight
@@ -121,8 +112,7 @@ def _check_words(name: str, tokenizer: PreTrainedTokenizerBase, num_rows: int) -
 def _stop_ids(files: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The end of a turn, and the end tokens that tokenizer and generation config name."""
     named = (files.json("generation_config.json") or {}).get("eos_token_id")
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id, _known_id(tokenizer, END)) if i is not None)
+    return stop_ids_of(named, tokenizer.eos_token_id, _known_id(tokenizer, END))
 
 
 def _known_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from stc_lab.backbones.answers import READERS
 from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.dispider.sizes import read_sizes
+from stc_lab.backbones.options import BackboneOptions
 from stc_lab.pruners.base import Pruner
 
 OFFICIAL = {"clip_frames": 16, "topk": 4}
@@ -17,14 +16,12 @@ QUESTION_PLACES = ("start", "now", "offline", "summary")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DispiderOptions:
-    """The user's choices; ``None`` for a size means: what the checkpoint suggests, else the official value.
+class DispiderOptions(BackboneOptions):
+    """``None`` for a size means: what the checkpoint suggests, else the official value.
 
-    Raises ``ValueError`` naming the field for a value that cannot work.
+    See :class:`BackboneOptions`.
     """
 
-    checkpoint: str = "pocket"
-    revision: str | None = None
     tokens_per_frame: int = 196
     clip_frames: int | None = None
     clips: Literal["uniform", "scenes"] = "uniform"
@@ -36,41 +33,32 @@ class DispiderOptions:
     asynchronous: bool = False
     offload: bool | None = None
     indicator_mask: bool = False
-    max_new_tokens: int = 16
-    answer_reader: Literal["generate", "letter_logits"] = "generate"
+
+    name: ClassVar[str] = "dispider"
+    required_files: ClassVar[tuple[str, ...]] = ("config.json",)
+    sizes: ClassVar[tuple[str, ...]] = ("tokens_per_frame", "clip_frames", "min_scene_frames", "topk")
 
     def __post_init__(self) -> None:
-        for field in ("tokens_per_frame", "clip_frames", "min_scene_frames", "topk", "max_new_tokens"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"backbone.{field}={value}: must be at least 1")
-        choices = {"clips": CLIPS, "question_place": QUESTION_PLACES, "answer_reader": READERS}
-        for field, valid in choices.items():
-            if getattr(self, field) not in valid:
-                raise ValueError(f"backbone.{field}={getattr(self, field)}: must be one of {', '.join(valid)}")
+        super().__post_init__()
+        self._require_choice("clips", CLIPS)
+        self._require_choice("question_place", QUESTION_PLACES)
         if not -1.0 <= self.scene_threshold <= 1.0:
             raise ValueError(f"backbone.scene_threshold={self.scene_threshold}: a cosine, must lie in [-1, 1]")
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> DispiderOptions:
-        """From a configuration node; other keys are left alone."""
-        return cls(**{key: value for key, value in settings.items() if key in cls.__dataclass_fields__})
+    def check_files(self, files: Checkpoint) -> None:
+        """See :meth:`BackboneOptions.check_files`: kind of model and geometry."""
+        sizes = read_sizes(files)
+        if self.tokens_per_frame != sizes.tokens_per_frame:
+            rows, columns = sizes.grid
+            raise ValueError(
+                f"backbone.tokens_per_frame={self.tokens_per_frame}: backbone.checkpoint={self.checkpoint} joins "
+                f"patches to {rows}x{columns} tokens; set backbone.tokens_per_frame={sizes.tokens_per_frame}"
+            )
 
     def size(self, field: Literal["clip_frames", "topk"], files: Checkpoint | None) -> int:
         """The user's value, else the checkpoint's, else the official one."""
-        suggested = files.lab_settings("dispider") if files else {}
+        suggested = files.lab_settings(self.name) if files else {}
         return getattr(self, field) or suggested.get(field, OFFICIAL[field])
-
-
-def check_files(files: Checkpoint, options: DispiderOptions) -> None:
-    """Raise ``ValueError`` when a checkpoint is another kind of model or has another geometry."""
-    sizes = read_sizes(files)
-    if options.tokens_per_frame != sizes.tokens_per_frame:
-        rows, columns = sizes.grid
-        raise ValueError(
-            f"backbone.tokens_per_frame={options.tokens_per_frame}: backbone.checkpoint={options.checkpoint} joins "
-            f"patches to {rows}x{columns} tokens; set backbone.tokens_per_frame={sizes.tokens_per_frame}"
-        )
 
 
 def check_pruner(options: DispiderOptions, pruner: Pruner) -> None:

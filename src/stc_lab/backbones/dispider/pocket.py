@@ -17,11 +17,11 @@ from stc_lab.backbones.dispider.export import save_dispider
 from stc_lab.backbones.dispider.loading import SILENT
 from stc_lab.backbones.dispider.model import DispiderModel, Rows
 from stc_lab.backbones.dispider.prompts import CHOICE_START, SYSTEM
-from stc_lab.backbones.dispider.sequence import ANSWERED, TODO
+from stc_lab.backbones.dispider.sequence import ANSWERED, TO_DO
 from stc_lab.backbones.dispider.sizes import DispiderSizes
 from stc_lab.pocket.tokenizer import build_tokenizer
 
-MARKERS = (ANSWERED, TODO, SILENT)
+MARKERS = (ANSWERED, TO_DO, SILENT)
 PHRASES = (SYSTEM, CHOICE_START, "USER:", "ASSISTANT:", "This contains a clip sampled in", "seconds")
 LAB_SETTINGS = {"clip_frames": 4, "topk": 4}
 """Streams of seconds: a decision every four frames."""

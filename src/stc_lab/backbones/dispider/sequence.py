@@ -19,7 +19,7 @@ class Summary(Memory):
     """One summarising state per clip of ``start .. stop - 1``, made from their memories and indicators."""
 
 
-QUESTION, ANSWERED, TODO = "question", "<has_answer>", "<to_do>"
+QUESTION, ANSWERED, TO_DO = "question", "<has_answer>", "<to_do>"
 Piece = str | Memory
 """``QUESTION`` (with its own trailing to-do marker), a marker, or memories."""
 
@@ -36,7 +36,7 @@ def streaming_sequence(num_clips: int, asked_at: int = 0, answered_at: Sequence[
     if not 0 <= asked_at <= num_clips:
         raise ValueError(f"asked_at={asked_at}: must lie between 0 and the {num_clips} clips")
     if asked_at == num_clips:
-        return [ANSWERED, *_memory(0, num_clips), QUESTION, TODO]
+        return [ANSWERED, *_memory(0, num_clips), QUESTION, TO_DO]
     pieces: list[Piece] = opening(asked_at)
     if asked_at in points:
         pieces.append(ANSWERED)
@@ -45,7 +45,7 @@ def streaming_sequence(num_clips: int, asked_at: int = 0, answered_at: Sequence[
         if last < point < num_clips:
             pieces += [Summary(last, point), ANSWERED]
             last = point
-    return [*pieces, *_memory(last, num_clips), QUESTION, TODO]
+    return [*pieces, *_memory(last, num_clips), QUESTION, TO_DO]
 
 
 def opening(asked_at: int) -> list[Piece]:

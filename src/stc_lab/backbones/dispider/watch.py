@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stc_lab.backbones.dispider.clip import Clip
 from stc_lab.backbones.dispider.decision import Judge, Judgement
-from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TODO, opening
+from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TO_DO, opening
 from stc_lab.language.kv import GrowingStore
 from stc_lab.measure.flops import decoder_flops
 from stc_lab.types import Question
@@ -40,7 +40,7 @@ class Watcher:
         self._judge = judge
         self._store = GrowingStore(judge.decoder.shape)
         self._segment: list[Clip] = []
-        self._tail, _ = judge.embeds([QUESTION, TODO], question.query, ())
+        self._tail, _ = judge.embeds([QUESTION, TO_DO], question.query, ())
         embeds, flops = judge.embeds(opening(len(clips)), question.query, clips)
         self.flops = flops + self._read(embeds)[1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from stc_lab.backbones.dispider.model import Rows
+from stc_lab.backbones.hf_loading import require_fit
 
 COMPRESSOR = "model.compressor.compressor."
 PREFIXES = {
@@ -85,28 +85,21 @@ def read_rows(name: str, shapes: Shapes) -> Rows:
     for part in ("language", "compressor"):
         key = f"{part}.model.embed_tokens.weight"
         if key not in shapes:
-            raise ValueError(f"backbone.checkpoint={name}: weights do not fit the model; missing keys: {key}")
+            require_fit(name, missing=[official_name(key)])
         rows[part] = shapes[key][0]
     depths = {part: _depth(shapes, part) for part in ("compress_projector", "clip_projector")}
     return Rows(**rows, **depths)
 
 
-def require_fit(name: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+def require_match(name: str, found: Shapes, expected: Shapes) -> None:
     """Raise ``ValueError`` that lists missing, unexpected and misshapen weights by their official names."""
-    kinds = {
-        "missing keys": expected.keys() - found.keys(),
-        "unexpected keys": found.keys() - expected.keys(),
-        "mismatched keys": {key for key in expected.keys() & found.keys() if expected[key] != found[key]},
-    }
-    problems = [f"{kind}: {_listed(keys, expected)}" for kind, keys in kinds.items() if keys]
-    if problems:
-        raise ValueError(f"backbone.checkpoint={name}: weights do not fit the model; {'; '.join(problems)}")
-
-
-def _listed(keys: Iterable[str], known: Mapping[str, tuple[int, ...]], limit: int = 5) -> str:
-    names = sorted(official_name(key) if key in known else key for key in keys)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    misshapen = {key for key in expected.keys() & found.keys() if expected[key] != found[key]}
+    require_fit(
+        name,
+        missing=[official_name(key) for key in expected.keys() - found.keys()],
+        unexpected=found.keys() - expected.keys(),
+        mismatched=[official_name(key) for key in misshapen],
+    )
 
 
 def _depth(shapes: Shapes, part: str) -> int | None:

@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from stc_lab.backbones.livecc.options import LiveCCOptions
 from stc_lab.backbones.qwen_vl.backbone import QwenVL
-from stc_lab.measure import StageTimer
 
 if TYPE_CHECKING:
     from stc_lab.backbones.livecc.session import LiveCCSession
-    from stc_lab.cachers.base import Cacher
-    from stc_lab.pruners.base import Pruner
 
 
 class LiveCC(QwenVL):
@@ -52,7 +49,7 @@ class LiveCC(QwenVL):
     ) -> None:
         super().__init__()
         self.name = name
-        options = LiveCCOptions(
+        self.options = LiveCCOptions(
             checkpoint=checkpoint,
             revision=revision,
             mode=mode,
@@ -75,11 +72,9 @@ class LiveCC(QwenVL):
             answer_reader=answer_reader,
         )
         self.asking_changes_stream = remember_questions
-        self._load(options, device, dtype)
+        self._load_on(self.options.all_files(), device, dtype)
 
-    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> LiveCCSession:
-        """See :meth:`Backbone.open`; budgets count tokens of a temporal patch, of two video frames."""
+    def _session_class(self) -> type[LiveCCSession]:
         from stc_lab.backbones.livecc.session import LiveCCSession
 
-        pruner.check(self.tokens_to_prune(self.budget.max_tokens, cacher))
-        return LiveCCSession(self, cacher, pruner, timer)
+        return LiveCCSession

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stc_lab.backbones.qwen_vl.options import QwenOptions
 
@@ -20,13 +20,12 @@ class LiveCCOptions(QwenOptions):
     silence_threshold: float | None = None
     silence_step: float = 0.0
 
-    name = "livecc"
-    official_tokens = 384
+    name: ClassVar[str] = "livecc"
+    official_tokens: ClassVar[int] = 384
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions not in POSITIONS:
-            raise ValueError(f"backbone.positions={self.positions}: must be one of {', '.join(POSITIONS)}")
+        self._require_choice("positions", POSITIONS)
         if self.silence_threshold is not None and not 0.0 <= self.silence_threshold <= 1.0:
             raise ValueError(f"backbone.silence_threshold={self.silence_threshold}: must lie in [0, 1], or null")
         if self.remember_questions and self.mode == "oneshot":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.llava_backbone import DTYPES
+from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.qwen_vl.loading import LoadedQwen, load_qwen_vl
 from stc_lab.backbones.qwen_vl.options import QwenOptions
 from stc_lab.backbones.qwen_vl.view import FrameView
@@ -18,7 +19,9 @@ from stc_lab.language import TextDecoder
 from stc_lab.vision import QwenTower
 
 if TYPE_CHECKING:
+    from stc_lab.backbones.qwen_vl.session import QwenSession
     from stc_lab.cachers.base import Cacher
+    from stc_lab.measure import StageTimer
     from stc_lab.pruners.base import Pruner
 
 MAX_VIEWS = 16
@@ -33,19 +36,16 @@ class QwenVL(TextBackbone):
 
     frames_per_patch = 2
     options_class: ClassVar[type[QwenOptions]]
+    options: QwenOptions
     loaded: LoadedQwen
 
-    def _load(self, options: QwenOptions, device: str | None, dtype: str | None) -> None:
-        self.options = options
-        files = options.all_files()
-        self.lab_settings = files.lab_settings(options.name)
-        self.loaded = load_qwen_vl(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
+    def _load(self, files: Checkpoint, dtype: torch.dtype) -> None:
+        self.lab_settings = files.lab_settings(self.options.name)
+        self.loaded = load_qwen_vl(files, dtype)
         self.model = self.loaded.model
-        self.budget = options.frame_budget(files, self.loaded.preprocessor.patch_size)
+        self.budget = self.options.frame_budget(files, self.loaded.preprocessor.patch_size)
         self.decoder = TextDecoder(self.model.model.language_model, self.model.lm_head)
         self._views: dict[tuple[int, int], FrameView] = {}
-        if device is not None:
-            self.to(device)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
@@ -75,6 +75,15 @@ class QwenVL(TextBackbone):
         """Visual tokens of a temporal patch before pruning, at most; nothing is loaded."""
         options = cls.options_class.of(settings)
         return options.max_tokens(options.local_files())
+
+    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> QwenSession:
+        """See :meth:`Backbone.open`; budgets count tokens of a temporal patch, of two video frames."""
+        pruner.check(self.tokens_to_prune(self.budget.max_tokens, cacher))
+        return self._session_class()(self, cacher, pruner, timer)
+
+    @abstractmethod
+    def _session_class(self) -> type[QwenSession]:
+        """What a stream runs in."""
 
     def view(self, height: int, width: int) -> FrameView:
         """The model as it sees video frames of that size."""

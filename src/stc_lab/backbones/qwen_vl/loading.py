@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.hf_loading import no_progress_bar, require_all_weights, stop_ids_of
+from stc_lab.backbones.hf_loading import LoadedText, no_progress_bar, require_all_weights, stop_ids_of
 from stc_lab.backbones.qwen_vl.preprocessing import PairPreprocessor
 from stc_lab.backbones.qwen_vl.prompts import ELLIPSIS, IM_END, IM_START, VIDEO_PAD, VISION_END, VISION_START
 from stc_lab.vision.qwen_plane import MERGE
@@ -18,12 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
-REQUIRED_FILES = ("config.json", "tokenizer.json")
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True)
-class LoadedQwen:
+class LoadedQwen(LoadedText):
     """A loaded checkpoint. ``stop_ids``: tokens that end an answer; ``silence_id``: the token of `` ...``."""
 
     model: PreTrainedModel
@@ -33,14 +31,6 @@ class LoadedQwen:
     im_end_id: int
     video_id: int
     silence_id: int
-
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of ``text`` as it stands, chat markers included."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def text(self, token_ids: Collection[int]) -> str:
-        """Text of generated ids without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 def check_model(checkpoint: Checkpoint, backbone: str) -> None:
@@ -76,15 +66,21 @@ def load_qwen_vl(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedQwen:
             local_files_only=True,
             output_loading_info=True,
         )
-    require_all_weights(checkpoint, info)
+    require_all_weights(checkpoint.name, info)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     model.eval().requires_grad_(False)
     markers = _marker_ids(checkpoint, tokenizer)
+    ends = stop_ids_of(
+        model.generation_config.eos_token_id,
+        model.config.text_config.eos_token_id,
+        tokenizer.eos_token_id,
+        markers[IM_END],
+    )
     return LoadedQwen(
         model=model,
         tokenizer=tokenizer,
         preprocessor=_preprocessor(checkpoint, model.config.vision_config),
-        stop_ids=stop_ids_of(model, tokenizer) | {markers[IM_END]},
+        stop_ids=ends,
         im_end_id=markers[IM_END],
         video_id=markers[VIDEO_PAD],
         silence_id=tokenizer(ELLIPSIS, add_special_tokens=False).input_ids[-1],

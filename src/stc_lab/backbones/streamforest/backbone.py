@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.checkpoints import Checkpoint, cached_checkpoint, fetched_checkpoint, local_checkpoint
-from stc_lab.backbones.llava_backbone import DTYPES
-from stc_lab.backbones.streamforest.config import check_config, tower_tokens
+from stc_lab.backbones.checkpoints import Checkpoint
 from stc_lab.backbones.streamforest.options import StreamForestOptions
 from stc_lab.backbones.streamforest.positions import FramePositions
 from stc_lab.backbones.streamforest.pruning import unit_pruner
-from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.backbones.streamforest.tome import merge_tokens
 from stc_lab.backbones.text_backbone import TextBackbone
 from stc_lab.language import TextDecoder
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from stc_lab.backbones.streamforest.session import StreamForestSession
     from stc_lab.cachers.base import Cacher
     from stc_lab.pruners.base import Pruner
-
-REQUIRED_FILES = ("config.json", "tokenizer_config.json")
 
 
 class StreamForest(TextBackbone):
@@ -83,25 +78,23 @@ class StreamForest(TextBackbone):
             max_new_tokens=max_new_tokens,
             answer_reader=answer_reader,
         )
-        files = _local(self.options) or fetched_checkpoint(checkpoint, revision, REQUIRED_FILES)
-        self.memory_settings = _memory_settings(self.options, files)
+        files = self.options.all_files()
+        self.memory_settings = self.options.memory_settings(files)
         self.tokens_per_frame = tokens_per_frame
-        self._load(files, torch.get_default_dtype() if dtype is None else DTYPES[dtype])
-        if device is not None:
-            self.to(device)
+        self._load_on(files, device, dtype)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         """See :meth:`Backbone.check_settings`; a hub id that is not in the cache is only checked for its form."""
         options = StreamForestOptions.of(settings)
-        _memory_settings(options, _local(options))
+        options.memory_settings(options.local_files())
 
     @classmethod
     def check_combination(cls, settings: Mapping[str, Any], cacher: Cacher, pruner: Pruner) -> None:
         """See :meth:`Backbone.check_combination`: the memory needs the tower's grid, the pruner only tokens."""
         options = StreamForestOptions.of(settings)
         cls.tokens_to_prune(options.tokens_per_frame, cacher)
-        unit_pruner(pruner, _memory_settings(options, _local(options)))
+        unit_pruner(pruner, options.memory_settings(options.local_files()))
 
     def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamForestSession:
         """See :meth:`Backbone.open`."""
@@ -140,19 +133,3 @@ class StreamForest(TextBackbone):
         self.decoder = TextDecoder(self.model.language.model, self.model.language.lm_head)
         self.grid = self.tower.grid
         self.positions = FramePositions(self.tower.hidden_size, self.grid[0])
-
-
-def _local(options: StreamForestOptions) -> Checkpoint | None:
-    """The checkpoint if its files are on this machine."""
-    name = options.checkpoint
-    local = local_checkpoint(name, "streamforest", REQUIRED_FILES)
-    return local or cached_checkpoint(name, options.revision, REQUIRED_FILES)
-
-
-def _memory_settings(options: StreamForestOptions, files: Checkpoint | None) -> MemorySettings:
-    """Sizes for this checkpoint, for the official ones where it is not known yet; checks its ``config.json``."""
-    if files is None:
-        return options.memory_settings(None)
-    config = files.json("config.json")
-    check_config(config, files.name)
-    return options.memory_settings(files, tower_tokens(config))

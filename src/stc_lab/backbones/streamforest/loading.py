@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 
 from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint
+from stc_lab.backbones.hf_loading import LoadedText, require_fit, stop_ids_of
 from stc_lab.backbones.preprocessing import FramePreprocessor
 from stc_lab.backbones.streamforest.config import MODEL_TYPE, PROJECTOR, TEXT_KEYS, text_settings, vision_settings
 from stc_lab.backbones.streamforest.model import StreamForestModel
@@ -23,21 +24,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoadedStreamForest:
+class LoadedStreamForest(LoadedText):
     """A loaded checkpoint. ``stop_ids``: tokens that end an answer."""
 
     model: StreamForestModel
     tokenizer: PreTrainedTokenizerBase
     preprocessor: FramePreprocessor
     stop_ids: frozenset[int]
-
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of ``text`` as it stands, chat markers included."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def text(self, token_ids: Collection[int]) -> str:
-        """Text of generated ids without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 def load_streamforest(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedStreamForest:
@@ -94,27 +87,15 @@ def _load_weights(model: StreamForestModel, files: Iterable[Path], dtype: torch.
                 else:
                     state[names[key]] = file.get_tensor(key).to(dtype)
     missing = [theirs for theirs, ours in names.items() if ours not in state and theirs not in mismatched]
-    _require_none(name, {"missing": missing, "unexpected": unexpected, "mismatched": mismatched})
+    require_fit(name, missing=missing, unexpected=unexpected, mismatched=mismatched)
     model.load_state_dict(state, assign=True, strict=not model.ties_head)
-
-
-def _require_none(name: str, problems: dict[str, list[str]]) -> None:
-    found = []
-    for kind, keys in problems.items():
-        if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            found.append(f"{kind} keys: {', '.join(sorted(keys)[:5])}{more}")
-    if found:
-        raise ValueError(f"backbone.checkpoint={name}: weights do not fit the model; {'; '.join(found)}")
 
 
 def _stop_ids(checkpoint: Checkpoint, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """End tokens named by the generation config, the config and the tokenizer, and the end of a chat turn."""
-    named: set[int | None] = set(tokenizer("<|im_end|>", add_special_tokens=False).input_ids)
     generation = checkpoint.json("generation_config.json") or {}
-    for ids in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id):
-        named |= set(ids) if isinstance(ids, list) else {ids}
-    return frozenset(i for i in named if i is not None)
+    end_of_turn = tokenizer("<|im_end|>", add_special_tokens=False).input_ids
+    return stop_ids_of(generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id, end_of_turn)
 
 
 def _config_of(model: StreamForestModel) -> dict[str, Any]:

@@ -16,12 +16,9 @@ from stc_lab.backbones.qwen_vl.prompts import (
     time_text,
 )
 from stc_lab.backbones.streamingvlm.options import StreamingVLMOptions
-from stc_lab.measure import StageTimer
 
 if TYPE_CHECKING:
     from stc_lab.backbones.streamingvlm.session import StreamingVLMSession
-    from stc_lab.cachers.base import Cacher
-    from stc_lab.pruners.base import Pruner
 
 
 class StreamingVLM(QwenVL):
@@ -65,7 +62,7 @@ class StreamingVLM(QwenVL):
     ) -> None:
         super().__init__()
         self.name = name
-        options = StreamingVLMOptions(
+        self.options = StreamingVLMOptions(
             checkpoint=checkpoint,
             revision=revision,
             mode=mode,
@@ -90,7 +87,7 @@ class StreamingVLM(QwenVL):
             max_new_tokens=max_new_tokens,
             answer_reader=answer_reader,
         )
-        self._load(options, device, dtype)
+        self._load_on(self.options.all_files(), device, dtype)
         self.tokens_per_second = getattr(self.model.config.vision_config, "tokens_per_second", 0.5)
 
     def most_tokens(self, tokens_per_patch: int, longest_s: int = 359_999) -> int:
@@ -105,9 +102,7 @@ class StreamingVLM(QwenVL):
         previous = max(windows.text_sink + windows.text_window, len(ids(options.previous_text)))
         return opening + previous + len(ids(options.query)) + rounds + windows.text_rounds * reply
 
-    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamingVLMSession:
-        """See :meth:`Backbone.open`; budgets count tokens of a temporal patch, of two video frames."""
+    def _session_class(self) -> type[StreamingVLMSession]:
         from stc_lab.backbones.streamingvlm.session import StreamingVLMSession
 
-        pruner.check(self.tokens_to_prune(self.budget.max_tokens, cacher))
-        return StreamingVLMSession(self, cacher, pruner, timer)
+        return StreamingVLMSession

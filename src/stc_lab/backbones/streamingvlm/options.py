@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stc_lab.backbones.qwen_vl.options import QwenOptions
 
@@ -36,13 +36,12 @@ class StreamingVLMOptions(QwenOptions):
     text_window: int = 512
     commentary_tokens: int = 20
 
-    name = "streamingvlm"
-    official_tokens = 768
+    name: ClassVar[str] = "streamingvlm"
+    official_tokens: ClassVar[int] = 768
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions not in POSITIONS:
-            raise ValueError(f"backbone.positions={self.positions}: must be one of {', '.join(POSITIONS)}")
+        self._require_choice("positions", POSITIONS)
         for field in ("round_s", "vision_window_s", "text_window_s"):
             if getattr(self, field) < 1:
                 raise ValueError(f"backbone.{field}={getattr(self, field)}: must be at least 1 second")
