@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stc_lab.backbones.prompts import INIT, answer_prompt
-from stc_lab.backbones.reply import letter_logits, reader_of, reply_to
+from stc_lab.backbones.reply import ReadPrompt, answer_after
 from stc_lab.backbones.session import StreamSession
 from stc_lab.language.kv import ReKVMemory
 from stc_lab.language.kv.retrieved import RetrievedStore
@@ -67,28 +67,16 @@ class ReKVSession(StreamSession):
         with timer.stage("retrieve"):
             num_question = self._read(question.query, store)
             store.drop_question()
-        num_context = sum(store.context_lengths) // len(store.context_lengths)
-        with timer.stage("question"):
-            prompt = backbone.loaded.token_ids(answer_prompt(question))
-            first = backbone.decoder.logits(backbone.decoder(backbone.decoder.embed(prompt), store)[-1])
-            letters = letter_logits(backbone, question, first)
-        ttft_ms = timer.elapsed_ms(mark)
-        with timer.stage("generate"):
-            reply = reply_to(backbone, question, store, first, letters)
-        return Answer(
-            text=reply.text,
-            prediction=reply.prediction(question),
-            reader=reader_of(backbone, question),
-            num_prompt_tokens=len(prompt),
-            num_generated_tokens=reply.num_tokens,
-            ttft_ms=ttft_ms,
-            letter_logits=letters,
-            latency_ms=timer.drain(),
-            flops=self._answer_flops(num_question, len(prompt), reply.num_steps, num_context),
-            details=self._details(store, num_question),
-            chat_template=question.chat_template,
-            first_logits=first,
-        )
+        flops = {"retrieve": self._retrieve_flops(store, num_question)}
+        answer, _ = answer_after(backbone, question, timer, mark, lambda: self._read_prompt(question, store))
+        answer.flops = flops | answer.flops
+        answer.details = self._details(store, num_question)
+        return answer
+
+    def _read_prompt(self, question: Question, store: RetrievedStore) -> ReadPrompt:
+        num_context, decoder = _num_context(store), self.backbone.decoder
+        prompt = self.backbone.loaded.token_ids(answer_prompt(question))
+        return ReadPrompt(store, decoder.logits(decoder(decoder.embed(prompt), store)[-1]), len(prompt), num_context)
 
     def _read(self, text: str, store: ReKVMemory | RetrievedStore) -> int:
         """Run ``text`` through the decoder; returns its number of tokens."""
@@ -114,12 +102,13 @@ class ReKVSession(StreamSession):
             context = max(0, n_local + num_init - (num_tokens + 1) // 2)
         return decoder_flops(self.backbone.decoder.sizes, num_tokens, context)
 
-    def _answer_flops(self, num_question: int, num_prompt: int, num_steps: int, num_context: int) -> dict[str, int]:
-        config, shape = self.backbone.decoder.sizes, self.backbone.decoder.shape
+    def _retrieve_flops(self, store: RetrievedStore, num_question: int) -> int:
+        """Reading the question, and scoring every block in every layer."""
+        sizes, shape = self.backbone.decoder.sizes, self.backbone.decoder.shape
         scoring = 2 * self._memory.num_blocks * shape.num_layers * shape.num_kv_heads * shape.head_dim
-        start = num_context + num_prompt
-        return {
-            "retrieve": decoder_flops(config, num_question, num_context) + scoring,
-            "question": decoder_flops(config, num_prompt, num_context, with_lm_head=1),
-            "generate": sum(decoder_flops(config, 1, start + step, with_lm_head=1) for step in range(num_steps)),
-        }
+        return decoder_flops(sizes, num_question, _num_context(store)) + scoring
+
+
+def _num_context(store: RetrievedStore) -> int:
+    """Tokens before the prompt, on average over layers."""
+    return sum(store.context_lengths) // len(store.context_lengths)

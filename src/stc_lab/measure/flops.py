@@ -22,20 +22,12 @@ class TowerFacts(Protocol):
     num_layers: int
 
 
-class TextFacts(Protocol):
-    """The fields of a Qwen2-like text config (grouped-query attention, gated MLP)."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-
-
 @dataclass(frozen=True)
 class TextSizes:
-    """The numbers of a text config alone: reading them from a Hugging Face config costs more than the arithmetic."""
+    """The numbers of a Qwen2-like text config (grouped-query attention, gated MLP) alone.
+
+    Reading them from a Hugging Face config costs more than the arithmetic below.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -46,7 +38,7 @@ class TextSizes:
     head_dim: int | None = None
 
     @classmethod
-    def of(cls, config: TextFacts) -> TextSizes:
+    def of(cls, config: object) -> TextSizes:
         """The sizes of ``config``."""
         return cls(**{field.name: getattr(config, field.name, None) for field in fields(cls)})
 
@@ -113,7 +105,7 @@ def projector_flops(num_tokens: int, in_dim: int, hidden: int) -> int:
 
 
 def decoder_flops(
-    text_config: TextFacts, num_new_tokens: int, num_context_tokens: int = 0, with_lm_head: int = 0
+    text_config: TextSizes, num_new_tokens: int, num_context_tokens: int = 0, with_lm_head: int = 0
 ) -> int:
     """``n`` new tokens through a decoder that already holds ``num_context_tokens`` cached keys and values.
 
