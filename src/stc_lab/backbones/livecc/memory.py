@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from stc_lab.backbones.qwen_vl.commentary import SpeakingMemory, store_stats
 from stc_lab.backbones.qwen_vl.layout import Axes, Clip, Piece
-from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request
+from stc_lab.backbones.qwen_vl.memory import Cost, Patch, Request
 from stc_lab.backbones.qwen_vl.prompts import ASSISTANT, CLOSE, SYSTEM, USER, VISION_END, VISION_START, time_text
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice
 from stc_lab.backbones.qwen_vl.thread import Mark, Thread
-from stc_lab.types import TimedText
 
 if TYPE_CHECKING:
     from stc_lab.backbones.livecc.backbone import LiveCC
@@ -23,7 +22,7 @@ FIRST_TURN = 3
 """Temporal patches of the first turn (6 frames); every later turn has one (2 frames)."""
 
 
-class LiveCCMemory(Memory):
+class LiveCCMemory(SpeakingMemory):
     """Turns of the user show seconds, turns of the model say something about them, or nothing (`` ...``).
 
     The first turn has three-axis positions, later ones count on in one dimension, clips included, as the model was
@@ -32,19 +31,12 @@ class LiveCCMemory(Memory):
     """
 
     def __init__(self, model: LiveCC, timer: StageTimer) -> None:
-        self._model = model
-        self._timer = timer
-        self._options = model.options
+        super().__init__(model, timer)
         self._thread = Thread(model, Axes())
-        self._waiting: list[Patch] = []
         self._owed: list[int] = []
         self._num_turns = 0
         self._message = model.options.query
-        self._lines: list[TimedText] = []
-        self._line_flops = 0
         self._question: tuple[Mark, int] | None = None
-        self._generator = torch.Generator().manual_seed(model.options.seed)
-        self.last_spoken: Spoken | None = None
 
     @property
     def thread(self) -> Thread:
@@ -53,18 +45,6 @@ class LiveCCMemory(Memory):
 
     def address(self, message: str) -> None:
         self._message = message
-
-    def watch(self, patches: Sequence[Patch]) -> list[int]:
-        flops = []
-        for patch in patches:
-            self._waiting.append(patch)
-            is_turn = self._num_turns > 0 or len(self._waiting) == FIRST_TURN
-            flops.append(self._take_turn() if is_turn else 0)
-        return flops
-
-    def finish(self) -> None:
-        if self._waiting:
-            self._take_turn()
 
     def ask(self, request: Request) -> tuple[Tensor, Cost]:
         patches = [*self._waiting, *request.unseen]
@@ -84,20 +64,11 @@ class LiveCCMemory(Memory):
         self._num_turns += 1
         self._owe(spoken.ids)
 
-    def take_lines(self) -> tuple[list[TimedText], int]:
-        lines, flops = self._lines, self._line_flops
-        self._lines, self._line_flops = [], 0
-        return lines, flops
-
     def stats(self) -> dict[str, int]:
-        store = self._thread.store
-        return {
-            "num_tokens": len(store),
-            "num_turns": self._num_turns,
-            "kv_bytes_device": store.num_bytes,
-            "kv_bytes_host": 0,
-            "kv_bytes_reserved": store.reserved_bytes,
-        }
+        return store_stats(self._thread.store) | {"num_turns": self._num_turns}
+
+    def _is_turn(self) -> bool:
+        return self._num_turns > 0 or len(self._waiting) == FIRST_TURN
 
     def _take_turn(self) -> int:
         patches, self._waiting = self._waiting, []
@@ -114,7 +85,6 @@ class LiveCCMemory(Memory):
         if not options.commentary:
             self._owed = [loaded.silence_id]
             return
-        stops = loaded.stop_ids if options.upstream_quirks else loaded.stop_ids | {loaded.silence_id}
         voice = Voice(
             repetition_penalty=options.repetition_penalty,
             temperature=options.temperature,
@@ -122,11 +92,8 @@ class LiveCCMemory(Memory):
             silence_step=options.silence_step,
             silence_id=loaded.silence_id,
         )
-        spoken, flops = self._thread.say(voice, logits, options.commentary_tokens, stops, self._generator)
-        text = loaded.text([token for token in spoken.ids if token != loaded.silence_id])
-        self._lines.append(TimedText(patches[0].start_s, patches[-1].stop_s, text))
-        self._line_flops += flops
-        self.last_spoken = spoken
+        spoken, flops = self._thread.say(voice, logits, options.commentary_tokens, self._stops, self._generator)
+        self._note(patches, spoken, flops)
         self._owe(spoken.ids)
 
     def _owe(self, ids: Sequence[int]) -> None:

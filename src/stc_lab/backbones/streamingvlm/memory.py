@@ -5,59 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from stc_lab.backbones.qwen_vl.commentary import SpeakingMemory, store_stats
 from stc_lab.backbones.qwen_vl.layout import Axes
-from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request, seen_mask
+from stc_lab.backbones.qwen_vl.memory import Cost, Patch, Request, seen_mask
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice, speak
 from stc_lab.backbones.streamingvlm.eviction import QUERY, REPLY, REPLY_TAIL, evicted
 from stc_lab.backbones.streamingvlm.spans import Bookmark, Scroll, Span
 from stc_lab.backbones.streamingvlm.turns import TurnWriter
-from stc_lab.types import TimedText
 
 if TYPE_CHECKING:
     from stc_lab.backbones.streamingvlm.backbone import StreamingVLM
     from stc_lab.measure import StageTimer
 
-class StreamingMemory(Memory):
+
+class StreamingMemory(SpeakingMemory):
     """One round per second: what the user shows, what the model says. Before each round, what is old leaves.
 
     A question is a turn of text at the end (with the clip that waits for a round, if any) and leaves no trace.
     """
 
     def __init__(self, model: StreamingVLM, axes: Axes, timer: StageTimer) -> None:
-        self._model = model
-        self._timer = timer
-        self._options = model.options
+        super().__init__(model, timer)
         self._windows = model.options.windows
-        self._waiting: list[Patch] = []
         self._num_rounds = 0
         self._query = model.options.query
         self._news = self._query
-        self._lines: list[TimedText] = []
-        self._line_flops = 0
         self._mark: Bookmark | None = None
-        self._generator = torch.Generator().manual_seed(model.options.seed)
-        self.last_spoken: Spoken | None = None
         self.scroll = Scroll(model, axes, model.options.positions == "shrink")
         self._turns = TurnWriter(model.loaded)
         self.scroll.spans = self._turns.opening(self._options.previous_text)
 
     def address(self, message: str) -> None:
         self._query = self._news = message
-
-    def watch(self, patches: Sequence[Patch]) -> list[int]:
-        flops = []
-        for patch in patches:
-            self._waiting.append(patch)
-            is_round = len(self._waiting) == self._windows.patches_per_round
-            flops.append(self._take_round() if is_round else 0)
-        return flops
-
-    def finish(self) -> None:
-        if self._waiting:
-            self._take_round()
 
     def ask(self, request: Request) -> tuple[Tensor, Cost]:
         self._mark = self.scroll.mark()
@@ -73,20 +54,8 @@ class StreamingMemory(Memory):
         self.scroll.rewind(self._mark)
         self._mark = None
 
-    def take_lines(self) -> tuple[list[TimedText], int]:
-        lines, flops = self._lines, self._line_flops
-        self._lines, self._line_flops = [], 0
-        return lines, flops
-
     def stats(self) -> dict[str, int]:
-        store = self.scroll.store
-        return {
-            "num_tokens": len(store),
-            "num_rounds": self._num_rounds,
-            "kv_bytes_device": store.num_bytes,
-            "kv_bytes_host": 0,
-            "kv_bytes_reserved": store.reserved_bytes,
-        }
+        return store_stats(self.scroll.store) | {"num_rounds": self._num_rounds}
 
     def begin_round(self) -> None:
         """Let go of what is old, before a round is shown."""
@@ -96,7 +65,10 @@ class StreamingMemory(Memory):
         quirks = self._options.upstream_quirks
         self.scroll.rearrange(evicted(spans, self._num_rounds, self._windows, silence_id, quirks))
 
-    def _take_round(self) -> int:
+    def _is_turn(self) -> bool:
+        return len(self._waiting) == self._windows.patches_per_round
+
+    def _take_turn(self) -> int:
         patches, self._waiting = self._waiting, []
         self.begin_round()
         is_lost = not self._options.upstream_quirks and all(span.kind != QUERY for span in self.scroll.spans)
@@ -119,13 +91,9 @@ class StreamingMemory(Memory):
         if not options.commentary:
             self.scroll.spans[-1].ids.append(loaded.silence_id)
             return
-        stops = loaded.stop_ids if options.upstream_quirks else loaded.stop_ids | {loaded.silence_id}
         voice = Voice(options.repetition_penalty, options.temperature)
-        spoken, flops = self._say(voice, logits, options.commentary_tokens, stops)
-        text = loaded.text([token for token in spoken.ids if token != loaded.silence_id])
-        self._lines.append(TimedText(patches[0].start_s, patches[-1].stop_s, text))
-        self._line_flops += flops
-        self.last_spoken = spoken
+        spoken, flops = self._say(voice, logits, options.commentary_tokens, self._stops)
+        self._note(patches, spoken, flops)
 
     def _say(self, voice: Voice, logits: Tensor, limit: int, stops: frozenset[int]) -> tuple[Spoken, int]:
         """Words into the last span; a stop token other than `` ...`` is none of them."""
