@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stc_lab.report.markdown import HEAD, write_markdown
+from stc_lab.report.paired import AUTO, paired_section
 from stc_lab.results.pareto import read_sweep
 
 
@@ -15,7 +16,7 @@ def table(path: Path) -> list[list[str]]:
 
 def test_every_run_has_a_line_with_its_differences(sweep_dir: Path, tmp_path: Path) -> None:
     sweep = read_sweep(sweep_dir)
-    head, _, *rows = table(write_markdown(sweep, tmp_path))
+    head, _, *rows = table(write_markdown(sweep, tmp_path, paired_section(sweep, AUTO)))
     assert head == list(HEAD) and len(rows) == len(sweep.points)
     assert all(len(row) == len(HEAD) for row in rows)
     tokens = [float(row[1]) for row in rows]

@@ -12,6 +12,7 @@ from sample_sweep import write_run
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import missing_baselines
 from stc_lab.report.page import render
+from stc_lab.report.paired import AUTO, paired_section
 from stc_lab.report.pictures import token_maps
 from stc_lab.report.provenance import command_of
 from stc_lab.results.pareto import read_sweep
@@ -128,4 +129,4 @@ def test_a_sweep_without_times_or_scores_has_a_page(tmp_path: Path) -> None:
     summary |= {"accuracy": None, "accuracy_ci95": None, "by_task": {}}
     (folder / "summary.json").write_text(json.dumps(summary))
     sweep = read_sweep(tmp_path)
-    assert "imported" in render(sweep, ReportSettings())
+    assert "imported" in render(sweep, ReportSettings(), paired_section(sweep, AUTO))

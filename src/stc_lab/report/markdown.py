@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from stc_lab.report.paired import AUTO, RANDOM, UNCOMPRESSED, paired_section
+from stc_lab.report.paired import RANDOM, UNCOMPRESSED
 from stc_lab.report.points import flops_text
 from stc_lab.report.text import accuracy_text, value_text
 from stc_lab.results.pareto import Sweep
@@ -23,9 +25,12 @@ NOTE = (
 )
 
 
-def write_markdown(sweep: Sweep, out: Path) -> Path:
-    """Write ``pareto.md`` into the folder ``out`` and return its path: by budget, the most accurate first."""
-    rows = paired_section(sweep, AUTO)["rows"]
+def write_markdown(sweep: Sweep, out: Path, paired: Mapping[str, Any]) -> Path:
+    """Write ``pareto.md`` into the folder ``out`` and return its path: by budget, the most accurate first.
+
+    ``paired``: of :func:`stc_lab.report.paired.paired_section`; rows of baselines that were chosen are left out.
+    """
+    rows = paired["rows"]
     differences = {(row["run"], row["choice"]): _difference(row) for row in rows}
     order = ["benchmark", "achieved_tokens", "accuracy"]
     points = sweep.points.sort_values(order, ascending=[True, False, False])

@@ -16,7 +16,6 @@ from plotly.offline import get_plotlyjs
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import missing_baselines
 from stc_lab.report.figures import ROW_HEIGHT, all_frontiers, stage_figures, task_figure
-from stc_lab.report.paired import paired_section
 from stc_lab.report.paper import paper_table
 from stc_lab.report.pictures import token_maps
 from stc_lab.report.points import columns, hypervolume_rows, search_texts, table_rows
@@ -29,18 +28,15 @@ from stc_lab.results.records import write_text_atomically
 PAGE_FILE = "report.html"
 
 
-def write_page(sweep: Sweep, out: Path, settings: ReportSettings) -> Path:
-    """Write the page of a sweep with at least one point; returns its path.
-
-    Raises ``ValueError`` when ``settings.baseline`` is no run of the sweep.
-    """
+def write_page(sweep: Sweep, out: Path, settings: ReportSettings, paired: Mapping[str, Any]) -> Path:
+    """Write the page of a sweep with at least one point; returns its path."""
     path = out / PAGE_FILE
-    write_text_atomically(path, render(sweep, settings))
+    write_text_atomically(path, render(sweep, settings, paired))
     return path
 
 
-def render(sweep: Sweep, settings: ReportSettings) -> str:
-    """The page as HTML."""
+def render(sweep: Sweep, settings: ReportSettings, paired: Mapping[str, Any]) -> str:
+    """The page as HTML; ``paired``: of :func:`stc_lab.report.paired.paired_section`."""
     points = sweep.points
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("page.html.j2"))
     return template.render(
@@ -55,7 +51,7 @@ def render(sweep: Sweep, settings: ReportSettings) -> str:
         hypervolumes=hypervolume_rows(sweep),
         columns=columns(),
         rows=table_rows(sweep),
-        paired=paired_section(sweep, settings.baseline),
+        paired=paired,
         paper=paper_table(points),
         pictures=token_maps(list(sweep.runs.values()), settings.token_maps),
         left_out=sweep.left_out,

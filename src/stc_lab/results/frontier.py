@@ -56,8 +56,10 @@ def _write(sweep: Sweep, out: Path, settings: ReportSettings) -> list[Path]:
     if settings.page:
         from stc_lab.report.markdown import write_markdown
         from stc_lab.report.page import write_page  # plotly is only loaded where a page is made
+        from stc_lab.report.paired import paired_section
 
-        files += [write_page(sweep, out, settings), write_markdown(sweep, out)]
+        paired = paired_section(sweep, settings.baseline)
+        files += [write_page(sweep, out, settings, paired), write_markdown(sweep, out, paired)]
     return files
 
 
