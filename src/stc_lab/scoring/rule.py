@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from stc_lab.scoring.readings import read_letter
+
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+ONE_LETTER = "the text starts with one letter, written as an answer"
+"""What :func:`read_option` does, in words."""
 
 
 class Asked(Protocol):
@@ -71,3 +75,8 @@ class Rule:
 def letters_of(asked: Asked, default: int = 5) -> tuple[str, ...]:
     """Letters of the options; the first ``default`` ones where the options are not known."""
     return LETTERS[: len(asked.options) or default]
+
+
+def read_option(asked: Asked, text: str, num_letters: int = 5) -> str | None:
+    """The strict reading of multiple choice; ``num_letters``: where the options are not known."""
+    return read_letter(text, letters_of(asked, num_letters))

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stc_lab.scoring.readings import read_letter
-from stc_lab.scoring.rule import Asked, Rule, letters_of
+from stc_lab.scoring.rule import ONE_LETTER, Asked, Rule, read_option
 
 
 def is_right(asked: Asked, text: str, details: Mapping[str, Any] | None = None) -> bool:
     """The strict reading is the gold letter."""
-    return read(asked, text) == asked.answer
-
-
-def read(asked: Asked, text: str) -> str | None:
-    """The strict reading."""
-    return read_letter(text, letters_of(asked))
+    return read_option(asked, text) == asked.answer
 
 
 RULE = Rule(
     name="egoschema",
     official=is_right,
-    strict=read,
+    strict=read_option,
     official_words="there is none for texts: the strict reading is used",
-    strict_words="the text starts with one letter, written as an answer",
+    strict_words=ONE_LETTER,
     source="github.com/egoschema/EgoSchema",
     sizes={"egoschema": 500},
 )

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stc_lab.scoring.readings import read_letter
-from stc_lab.scoring.rule import Asked, Rule, letters_of
+from stc_lab.scoring.rule import ONE_LETTER, Asked, Rule, read_option
 
 SIZES = {
     **{"plotQA": 539, "needle": 355, "ego": 352},
@@ -29,17 +28,12 @@ def is_right(asked: Asked, text: str, details: Mapping[str, Any] | None = None) 
     return said == asked.answer
 
 
-def read(asked: Asked, text: str) -> str | None:
-    """The strict reading."""
-    return read_letter(text, letters_of(asked))
-
-
 RULE = Rule(
     name="mlvu",
     official=is_right,
-    strict=read,
+    strict=read_option,
     official_words="the character before the first ')' is the gold letter, or the whole text is",
-    strict_words="the text starts with one letter, written as an answer",
+    strict_words=ONE_LETTER,
     source="github.com/JUNJIE99/MLVU, evaluation/multiple_choice_evaluation/choice_bench.py",
     average="tasks",
     sizes=SIZES,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from stc_lab.scoring.readings import read_letter
-from stc_lab.scoring.rule import Asked, Rule, letters_of, when_said
+from stc_lab.scoring.rule import ONE_LETTER, Asked, Rule, read_option, when_said
 
 SIZES = {
     "Object Recognition": 367,
@@ -38,17 +38,12 @@ def starts_right(asked: Asked, text: str, details: Mapping[str, Any] | None = No
     return text.strip()[:1] == asked.answer
 
 
-def read(asked: Asked, text: str) -> str | None:
-    """The strict reading."""
-    return read_letter(text, letters_of(asked, default=4))
-
-
 RULE = Rule(
     name="streamingbench",
     official=is_right,
-    strict=read,
+    strict=partial(read_option, num_letters=4),
     official_words="the text is the gold letter, but for space around it; unanswered questions are left out",
-    strict_words="the text starts with one letter, written as an answer",
+    strict_words=ONE_LETTER,
     source="github.com/lern-to-write/STC, streamingbench/src/data/count.py",
     counts=when_said,
     others={"first_character": starts_right},

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from stc_lab.scoring.readings import read_letter
-from stc_lab.scoring.rule import Asked, Rule, letters_of
+from stc_lab.scoring.rule import ONE_LETTER, Asked, Rule, read_option
 
 PHRASES = (
     "The best answer is",
@@ -38,20 +38,15 @@ def official_letter(text: str) -> str:
     return match.group() if match else ""
 
 
-def read(asked: Asked, text: str) -> str | None:
-    """The strict reading."""
-    return read_letter(text, letters_of(asked, default=4))
-
-
 RULE = Rule(
     name="videomme",
     official=is_right,
-    strict=read,
+    strict=partial(read_option, num_letters=4),
     official_words=(
         "the first of the letters A to D in the text, without phrases such as 'The best answer is'; texts without such "
         "a letter are left out"
     ),
-    strict_words="the text starts with one letter, written as an answer",
+    strict_words=ONE_LETTER,
     source="github.com/BradyFU/Video-MME, evaluation/eval_your_results.py",
     counts=lambda text: official_letter(text) != "",
 )
