@@ -61,15 +61,20 @@ def build_shelf(vision: VisionModel, duration_s: int, num_streams: int, folder: 
 
 def see_stream(vision: VisionModel, script: Script) -> Tensor:
     """Visual tokens [T, 196, D] (float16) of a stream at one frame a second, through real h264."""
-    frames = np.stack(_coded_frames(script)[::NATIVE_FPS])
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-    x = vision.tower.embeddings(pixels)
+    x = vision.tower.embeddings(coded_pixels(script))
     for layer in vision.tower.encoder.layers:
         x = layer(x, None)
     return vision.pool(vision.projector(x)).half()
 
 
-def _coded_frames(script: Script) -> list[np.ndarray]:
+def coded_pixels(script: Script) -> Tensor:
+    """Normalised pixels [T, 3, H, W] of a stream at one frame a second, through real h264."""
+    frames = np.stack(coded_frames(script)[::NATIVE_FPS])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def coded_frames(script: Script) -> list[np.ndarray]:
+    """All frames of a stream, uint8 [H, W, 3] each, as they come back from h264."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         write_video(Renderer(script), Path(file.name))
         with av.open(file.name) as container:
