@@ -80,3 +80,12 @@ def _one_of(name: str, values: list[str], choices: tuple[str, ...]) -> None:
     wrong = [value for value in values if value not in choices]
     if wrong or not values:
         raise ValueError(f"{name}={', '.join(wrong) or '[]'}: must be among {', '.join(choices)}")
+
+
+def chosen(name: str, value: Any, choices: tuple[str, ...]) -> list[str]:
+    """Names among ``choices``: one, a list, or ``all``. Raises ``ValueError`` naming the setting otherwise."""
+    values = [value] if isinstance(value, str) else list(value or ())
+    if values == ["all"]:
+        return list(choices)
+    _one_of(name, values, (*choices, "all"))
+    return list(choices) if "all" in values else values

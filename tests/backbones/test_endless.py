@@ -1,0 +1,105 @@
+"""Streams that do not end on ReKV, StreamForest and the plain window: sizes follow formulas, bounded or linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stc_lab.backbones.base import Backbone
+from stc_lab.backbones.recent import Recent
+from stc_lab.backbones.rekv import ReKV
+from stc_lab.backbones.streamforest import StreamForest
+from stc_lab.bench.endless.formulas import predicted
+from stc_lab.bench.endless.run import Endless, Lane, run_endless
+from stc_lab.bench.endless.sizes import Range, Sizes
+from stc_lab.cachers import STCCacher
+from stc_lab.pruners import STCPruner
+
+KEPT = 4
+FOREST = {"tokens_per_frame": 8, "now_tokens": 12, "short_frames": 4, "split_window": 3, "event_tokens": 4, "quota": 40}
+NAMES = ("rekv", "recent", "streamforest")
+Run = Callable[[str, int], Endless]
+
+
+@pytest.fixture
+def new_model(checkpoint_folder: Path, forest_folder: Path, new_backbone: Callable[..., ReKV]):
+    def make(name: str, **changes) -> Backbone:
+        if name == "rekv":
+            return new_backbone(**changes)
+        if name == "recent":
+            return Recent(str(checkpoint_folder), tokens_per_frame=9, num_frames=3, dtype="float32", **changes)
+        return StreamForest(str(forest_folder), dtype="float32", **{**FOREST, **changes})
+
+    return make
+
+
+@pytest.fixture
+def run(new_model, video: list[np.ndarray]) -> Run:
+    clip = [*video, *video[4:10]]
+
+    def run_one(name: str, num_frames: int) -> Endless:
+        return run_endless(new_model(name), STCCacher(), STCPruner(budget=KEPT), clip, num_frames=num_frames, fps=1.0)
+
+    return run_one
+
+
+def check(name: str, result: Endless) -> None:
+    """Sizes as predicted after every tenth; what is promised to be bounded is, the rest is linear."""
+    assert result.misses == []
+    stats = [checkpoint.stats for checkpoint in result.checkpoints]
+    assert [s["num_frames"] for s in stats] == [result.num_frames * tenth // 10 for tenth in range(1, 11)]
+    if name == "rekv":
+        assert stats[-1]["num_blocks"] == result.num_frames and all(s["kv_bytes_host"] for s in stats[1:])
+        steps = {later["kv_bytes_host"] - s["kv_bytes_host"] for s, later in zip(stats[1:], stats[2:], strict=False)}
+        assert len(steps) == 1, "the blocks grow by the same amount in every tenth"
+        assert stats[-1]["kv_bytes_reserved"] == stats[4]["kv_bytes_reserved"], "the windows do not grow"
+    elif name == "recent":
+        assert len({s["kv_bytes_device"] for s in stats}) == 1
+    else:
+        assert max(s["num_tokens"] for s in stats) <= 40 + 6 * 8 + 12
+        assert max(s["num_blocks"] for s in stats) <= 10
+    assert result.frame.ratio > 0 and result.memory.early_ms > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_follow_the_formulas(run: Run, name: str) -> None:
+    check(name, run(name, 200))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_thousand_frames(run: Run, name: str) -> None:
+    check(name, run(name, 2000))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("rekv", {}), ("recent", {}), ("streamforest", {}), ("streamforest", {"mode": "lazy"})],
+    ids=["rekv", "recent", "streamforest", "lazy"],
+)
+def test_the_formulas_hold_from_the_first_frame_on(new_model, video, name: str, changes: dict) -> None:
+    model = new_model(name, **changes)
+    lane = Lane(model.open(STCCacher(), STCPruner(budget=KEPT)), video, 1.0)
+    sizes = []
+    for num_frames in range(1, 41):
+        lane.push(1)
+        sizes.append(predicted(model, num_frames, KEPT))
+        assert sizes[-1].misses(lane.session.stats()) == []
+    assert all(size.device.is_exact for size in sizes[:7] if name == "streamforest")
+    assert all(size.device.is_exact and size.tokens.is_exact for size in sizes if name != "streamforest")
+
+
+def test_a_wrong_size_is_named() -> None:
+    sizes = Sizes(Range.exactly(3), Range(10, 20))
+    stats = {"num_tokens": 3, "kv_bytes_device": 20, "kv_bytes_host": 0}
+    assert sizes.misses(stats) == []
+    assert sizes.misses({**stats, "kv_bytes_device": 21}) == ["kv_bytes_device=21, predicted 10 to 20"]
+
+
+@pytest.mark.parametrize(("num_frames", "clip_frames"), [(0, 20), (150, 20), (300, 20), (200, 7)])
+def test_lengths_that_cannot_be_compared_are_refused(run: Run, video, num_frames: int, clip_frames: int) -> None:
+    with pytest.raises(ValueError, match=f"num_frames={num_frames}"):
+        run_endless(None, None, None, (video * 2)[:clip_frames], num_frames=num_frames, fps=1.0)
