@@ -4,6 +4,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const searchable = JSON.parse(document.getElementById("searchable").textContent);
   const byId = (id) => document.getElementById(id);
+  const LEGEND_ROW_PX = 20;
   const phone = window.matchMedia("(max-width: 600px)");
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const state = { benchmark: byId("benchmark").value, cost: byId("cost").value, words: [] };
@@ -27,10 +28,20 @@
     return plain;
   }
 
+  // On a phone a legend has one entry a row: the figure grows by what does not fit below its axis.
+  function growForLegend(figure) {
+    const names = figure.data.filter((trace) => trace.name && trace.showlegend !== false);
+    const grown = 60 + LEGEND_ROW_PX * names.length - figure.layout.margin.b;
+    if (!phone.matches || grown <= 0) return;
+    figure.layout.margin = { ...figure.layout.margin, b: figure.layout.margin.b + grown };
+    figure.layout.height += grown;
+  }
+
   function draw(id, figure) {
     const place = byId(id);
     place.closest("section").hidden = !figure;
     if (!figure) return;
+    if (figure.layout.legend) growForLegend(figure);
     const config = {
       responsive: true, displaylogo: false, displayModeBar: phone.matches ? false : "hover",
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
