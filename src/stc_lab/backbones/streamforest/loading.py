@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
+from transformers import AutoTokenizer, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
 from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint
 from stc_lab.backbones.hf_loading import LoadedText, require_fit, stop_ids_of
@@ -48,7 +48,8 @@ def load_streamforest(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedStrea
     _load_weights(model, sorted(checkpoint.folder.glob("*.safetensors")), dtype, checkpoint.name)
     model.restore_buffers()
     model.eval().requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=model.language.config, local_files_only=True)
+    # No type of model: with Qwen2's, transformers would cut words as Qwen2 does, whatever tokenizer.json says.
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=PreTrainedConfig(), local_files_only=True)
     side = model.vision.config.image_size
     preprocessor = FramePreprocessor(size=(side, side), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return LoadedStreamForest(model, tokenizer, preprocessor, _stop_ids(checkpoint, config, tokenizer))
