@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,9 @@ class Polling:
 
     ``ask`` is the question about that; a reply with ``trigger`` in it (in any case) means yes. Only then, and at
     that moment, the question that is polled for is asked itself.
+
+    ``decided_by``: ``polls``; ``model``: nothing is asked, a session that decides by itself when to respond watches for
+    the question (see ``stc_lab.backbones.proactive``); ``auto``: the model where it can, else polls.
     """
 
     ask: Question
@@ -72,6 +75,7 @@ class Polling:
     last_s: float
     interval_s: float = 1.0
     trigger: str = "yes"
+    decided_by: Literal["auto", "model", "polls"] = "auto"
 
     @property
     def times_s(self) -> tuple[float, ...]:

@@ -202,6 +202,8 @@ def test_mistakes_in_settings_are_named(tmp_path: Path) -> None:
         StreamingBench(root=".", videos=".", context_s=0)
     with pytest.raises(ValueError, match=r"dataset.poll_every_s=0"):
         StreamingBenchProactive(root=".", videos=".", poll_every_s=0)
+    with pytest.raises(ValueError, match=r"dataset.decided_by=me: must be one of auto, model, polls"):
+        StreamingBenchProactive(root=".", videos=".", decided_by="me")
     with pytest.raises(ValueError, match=r"dataset.history=own"):
         StreamingBenchSQA(root=".", videos=".", history="own")
     write_json(tmp_path / "ovo_bench_new.json", [])

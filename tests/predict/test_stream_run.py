@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stc_lab.backbones.proactive import Proactive
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.predict.recorder import NEVER_TIME, NO_FRAME, Recorder
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record, answer_view
-from stc_lab.types import Answer, FrameReport, Polling, Question, Stream
+from stc_lab.types import Answer, Decision, FrameReport, Polling, Question, Stream
 
 
 @dataclass
@@ -254,3 +256,81 @@ def test_polls_of_a_recorded_question_are_repeated_for_those_that_share_its_sess
     (again,) = [record for record in records if record.question_id == "q1"]
     assert answer_view(rest[0])["polls"] == answer_view(again)["polls"]
     assert rest[0].num_frames_seen == again.num_frames_seen
+
+
+class Decider(Watcher, Proactive):
+    """Decides after every second frame, from ``moment_s`` on that it is time."""
+
+    def __init__(self, moment_s: float) -> None:
+        super().__init__(moment_s)
+        self.watched: list[Question] = []
+        self.made: list[Decision] = []
+
+    def push(self, frames, timestamps_s):
+        reports = super().push(frames, timestamps_s)
+        for report in reports:
+            if report.timestamp_s % 2 == 1:
+                for question in self.watched:
+                    score = report.timestamp_s - self.moment_s
+                    self.made.append(Decision(question.question_id, report.timestamp_s, score, score >= 0))
+                    report.decisions.append(self.made[-1])
+        return reports
+
+    def watch(self, question: Question) -> None:
+        assert all(chunk[-1] <= question.time_s for chunk in self.chunks)
+        self.watched.append(question)
+
+    def unwatch(self, question_id: str) -> None:
+        self.watched = [question for question in self.watched if question.question_id != question_id]
+
+    def submit(self, request: Question | Decision) -> Future[Answer]:
+        assert request in self.made
+        future: Future[Answer] = Future()
+        future.set_result(Answer("it is red", "it is red", "fake", ttft_ms=1.0))
+        return future
+
+
+def decided_run(
+    moment_s: float, *questions: Question, session: type[Watcher] = Decider
+) -> tuple[list[Record], list[Watcher]]:
+    recorder = Recorder("f", StreamingBenchProactive(root=".", videos="."), "cpu")
+    sessions: list[Watcher] = []
+
+    def new_session() -> Watcher:
+        sessions.append(session(moment_s))
+        return sessions[-1]
+
+    task = StreamTask(Stream("s", Path("s.mp4"), questions))
+    return list(run_stream(task, new_session, Source(), recorder)), sessions
+
+
+def test_a_session_that_decides_by_itself_is_not_polled() -> None:
+    (record,), (session,) = decided_run(4.0, polled(0, 1.0, 7.0))
+    assert record.polls["time_s"] == [3.0, 5.0] and record.polls["text"] == ["silent", "respond"]
+    assert record.polls["num_frames_seen"] == [4, 6]
+    assert (record.text, record.status, record.details["answered_s"]) == ("it is red", "answered", 5.0)
+    assert record.correct is True and record.num_frames_seen == 6
+    assert session.asked == [] and session.watched == []
+
+
+def test_a_decision_that_never_comes_is_unanswered() -> None:
+    (record,), (session,) = decided_run(99.0, polled(0, 1.0, 6.0))
+    assert (record.status, record.reason, record.correct) == ("unanswered", NEVER_TIME, False)
+    assert (record.text, record.details["answered_s"], record.polls["time_s"]) == ("", None, [3.0, 5.0])
+    assert session.asked == []
+
+
+def test_each_of_two_watched_questions_is_answered_on_its_own() -> None:
+    records, (session,) = decided_run(6.0, polled(0, 1.0, 9.0), polled(1, 6.0, 9.0))
+    assert [record.details["answered_s"] for record in records] == [7.0, 7.0]
+    assert [record.polls["time_s"] for record in records] == [[3.0, 5.0, 7.0], [7.0]]
+    assert session.watched == []
+
+
+def test_polls_can_be_asked_for_and_a_model_that_cannot_decide_is_named() -> None:
+    question = polled(0, 1.0, 7.0)
+    by = {name: replace(question, polling=replace(question.polling, decided_by=name)) for name in ("polls", "model")}
+    (record,), _ = decided_run(4.0, by["polls"])
+    assert record.polls["text"] == ["No", "No", "Yes."] and record.details["answered_s"] == 4.0
+    with pytest.raises(ValueError, match=r"dataset\.decided_by=model"):
+        decided_run(4.0, by["model"], session=Watcher)

@@ -29,6 +29,7 @@ class Backbone(nn.Module, ABC):
     ``takes_merged_tokens``: whether :meth:`project_merged` works, so that merging in the tower can replace pooling.
     ``frames_per_patch``: video frames that the tower takes as one. ``shows_fidelity``: its sessions can show features
     and its answers have ``first_logits``, so that a run can be compared with the uncompressed one.
+    ``decides_by_itself``: its sessions are :class:`stc_lab.backbones.proactive.Proactive`.
     """
 
     shows_fidelity: ClassVar[bool] = True
@@ -36,6 +37,7 @@ class Backbone(nn.Module, ABC):
     takes_bare_prompts: ClassVar[bool] = False
     frames_per_patch: ClassVar[int] = 1
     asking_changes_stream: ClassVar[bool] = False
+    decides_by_itself: ClassVar[bool] = False
     tokens_per_frame: int
     grid: tuple[int, int]
     tower: VisionTower

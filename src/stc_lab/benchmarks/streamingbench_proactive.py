@@ -12,6 +12,8 @@ from stc_lab.benchmarks.official import Item, OfficialBenchmark
 from stc_lab.benchmarks.streamingbench_files import Row, read_rows, seconds
 from stc_lab.types import Polling, Question
 
+DECIDED_BY = ("auto", "model", "polls")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingBenchProactive(OfficialBenchmark):
@@ -20,6 +22,8 @@ class StreamingBenchProactive(OfficialBenchmark):
     Polls start one interval after the question and end ``patience_s`` after the true moment. A yes within
     ``tolerance_s`` of it is in time; then the question itself is asked, and its answer must contain the true output.
     ``show_past``: also what was on before the question was put, which the official script cuts off.
+    ``decided_by``: who says that it is time: ``polls`` as in the official script, the ``model`` itself by the decisions
+    of a session that makes them, or ``auto``, the model where it can.
     """
 
     prompt: Literal["official", "bare"] = "official"
@@ -27,6 +31,7 @@ class StreamingBenchProactive(OfficialBenchmark):
     patience_s: float = 4.0
     tolerance_s: float = 2.0
     show_past: bool = False
+    decided_by: Literal["auto", "model", "polls"] = "auto"
     name: str = "streamingbench_proactive"
 
     part: ClassVar[str] = "proactive"
@@ -39,6 +44,8 @@ class StreamingBenchProactive(OfficialBenchmark):
         super().__post_init__()
         if not self.poll_every_s > 0:
             raise ValueError(f"dataset.poll_every_s={self.poll_every_s}: must be above 0 seconds")
+        if self.decided_by not in DECIDED_BY:
+            raise ValueError(f"dataset.decided_by={self.decided_by}: must be one of {', '.join(DECIDED_BY)}")
         for name in ("patience_s", "tolerance_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"dataset.{name}={getattr(self, name)}: must be 0 seconds or more")
@@ -68,5 +75,6 @@ class StreamingBenchProactive(OfficialBenchmark):
                 first_s=asked_s + self.poll_every_s,
                 last_s=moment_s + self.patience_s,
                 interval_s=self.poll_every_s,
+                decided_by=self.decided_by,
             ),
         )

@@ -23,6 +23,7 @@ def validate(cfg: DictConfig, with_files: bool = True) -> None:
     _check_schema(Config, cfg, "")
     _check_objective(cfg.objective)
     _check_prompt(cfg)
+    _check_decided_by(cfg)
     for group in PLUGIN_GROUPS:
         _check_plugin(group, cfg[group], with_files)
         if group == "pruner":
@@ -71,6 +72,19 @@ def _check_prompt(cfg: DictConfig) -> None:
         raise ValueError(
             f"dataset.prompt=bare: backbone={cfg.backbone.name} cannot be asked without its chat template; use official"
         )
+
+
+def _check_decided_by(cfg: DictConfig) -> None:
+    """Where the model must find the moment, it must be able to."""
+    if cfg.dataset is None or cfg.dataset.get("decided_by") != "model":
+        return
+    if not getattr(target_of(settings_of(cfg.backbone)), "decides_by_itself", False):
+        raise ValueError(
+            f"dataset.decided_by=model: backbone={cfg.backbone.name} does not decide by itself when to respond; use "
+            "backbone=dispider, or dataset.decided_by=polls"
+        )
+    if cfg.measure.fidelity:
+        raise ValueError("dataset.decided_by=model: measure.fidelity=true compares answers to polls; use polls")
 
 
 def _check_plugin(group: str, node: DictConfig | None, with_files: bool) -> None:

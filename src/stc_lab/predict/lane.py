@@ -7,9 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from stc_lab.backbones.proactive import Proactive
 from stc_lab.predict.recorder import Recorder
 from stc_lab.predict.seen import Seen
-from stc_lab.types import Answer, FrameReport, Question
+from stc_lab.types import Answer, Decision, FrameReport, Question
 
 ROUNDING_S = 1e-6  # grid times and context starts are both rounded decimals
 
@@ -60,6 +61,7 @@ class Lane:
         self._on_frames = on_frames
         self._chunk: list[Frame] = []
         self._session: Session | None = None
+        self._decisions: dict[str, list[tuple[Decision, int]]] = {}
 
     @property
     def session(self) -> Session:
@@ -97,6 +99,35 @@ class Lane:
         self._note(self.session.flush())  # frames that had waited for more, until the question came
         return answer
 
+    def watch(self, question: Question) -> None:
+        """Let a session that can decide when to answer ``question``, from the next frame on.
+
+        Raises ``ValueError`` where the model must decide and the session cannot.
+        """
+        self.catch_up()
+        if isinstance(self.session, Proactive):
+            self._decisions[question.question_id] = []
+            self.session.watch(question)
+        elif question.polling.decided_by == "model":
+            raise ValueError("dataset.decided_by=model: this session does not decide by itself; use auto or polls")
+
+    def decisions(self, question_id: str) -> list[tuple[Decision, int]] | None:
+        """New decisions about a question, with the frames seen by then; ``None`` for one that is not watched."""
+        self.catch_up()
+        if question_id not in self._decisions:
+            return None
+        decisions, self._decisions[question_id] = self._decisions[question_id], []
+        return decisions
+
+    def respond(self, decision: Decision) -> Answer:
+        """The response to a decision of the session."""
+        return self.session.respond(decision)
+
+    def unwatch(self, question_id: str) -> None:
+        """No more decisions about a question that is done, or was never watched."""
+        if self._decisions.pop(question_id, None) is not None:
+            self.session.unwatch(question_id)
+
     def close(self) -> None:
         """Free the session."""
         session, self._session, self._chunk = self._session, None, []
@@ -105,3 +136,5 @@ class Lane:
 
     def _note(self, reports: Sequence[FrameReport]) -> None:
         self._recorder.add_frames(reports, self.seen)
+        for decision in (decision for report in reports for decision in report.decisions):
+            self._decisions[decision.question_id].append((decision, self.seen.num_frames))

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stc_lab.predict.frame_log import FrameLog
-from stc_lab.types import Answer
+from stc_lab.types import Answer, Decision
+
+RESPOND, SILENT = "respond", "silent"
+"""A decision as it stands among the replies to polls."""
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Seen:
 
 @dataclass
 class Polls:
-    """Replies to the polls of one question, in time order."""
+    """Replies to the polls of one question, or the model's own decisions about it, in time order."""
 
     time_s: list[float] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
@@ -41,6 +44,13 @@ class Polls:
         self.text.append(answer.text)
         self.num_frames_seen.append(num_frames_seen)
         self.latency_ms.append(round(sum(answer.latency_ms.values()), 3))
+
+    def decided(self, decision: Decision, num_frames_seen: int) -> None:
+        """Note a decision; what it cost is part of the cost of its frame."""
+        self.time_s.append(decision.time_s)
+        self.text.append(RESPOND if decision.responds else SILENT)
+        self.num_frames_seen.append(num_frames_seen)
+        self.latency_ms.append(0.0)
 
     def columns(self) -> dict[str, Any]:
         """As a record keeps them; empty for a question that was not polled for."""

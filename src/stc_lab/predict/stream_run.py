@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -13,6 +13,10 @@ from stc_lab.predict.recorder import Recorder
 from stc_lab.predict.seen import Polls
 from stc_lab.predict.tasks import StreamTask
 from stc_lab.results.records import Record
+from stc_lab.types import Answer, Decision
+
+DECISION = "decision"
+"""Reader of a question whose moment, by the model's own decisions, never came."""
 
 
 class Source(Protocol):
@@ -77,6 +81,9 @@ class _StreamRun:
         """Ask what is due. Returns the record of a question that is done by that and needs one."""
         question = ask.question
         lane = self.lanes[question.context_start_s]
+        if ask.is_notice:
+            lane.watch(question)
+            return None
         is_recorded = question.question_id not in self._left
         if is_recorded and not (self._reask or ask.is_poll):
             lane.flush()
@@ -106,6 +113,8 @@ class _StreamRun:
     def _polled(self, ask: Ask, lane: Lane) -> Record | None:
         polling = ask.question.polling
         polls = self._polls.setdefault(ask.question.question_id, Polls())
+        if (decisions := lane.decisions(ask.question.question_id)) is not None:
+            return self._decided(ask, lane, polls, decisions)
         reply = lane.ask(Ask(ask.time_s, polling.ask).at_that_time)
         polls.add(ask.time_s, reply, lane.seen.num_frames)
         if polling.trigger in reply.text.casefold():
@@ -114,10 +123,26 @@ class _StreamRun:
             return None
         return self._recorder.silent(self._task.stream, ask.question, reply, lane.seen, lane.session.stats(), polls)
 
+    def _decided(
+        self, ask: Ask, lane: Lane, polls: Polls, decisions: Sequence[tuple[Decision, int]]
+    ) -> Record | None:
+        """The model's own decisions since the last look, up to the first to respond, in place of a poll."""
+        stream, stats = self._task.stream, lane.session.stats()
+        for decision, num_frames_seen in decisions:
+            polls.decided(decision, num_frames_seen)
+            if decision.responds:
+                answer = lane.respond(decision)
+                answer.details = {**answer.details, "answered_s": decision.time_s}
+                return self._recorder.answered(stream, ask.question, answer, lane.seen, stats, polls)
+        if not ask.is_last:
+            return None
+        return self._recorder.silent(stream, ask.question, Answer("", None, DECISION), lane.seen, stats, polls)
+
     def _end(self, ask: Ask, lane: Lane) -> None:
         """The question is done; a lane without pending questions is closed."""
         question_id = ask.question.question_id
         self._done.add(question_id)
+        lane.unwatch(question_id)
         if self._left.pop(question_id, None) is None:
             self._recorder.skip(lane.seen)
         elif all(left.context_start_s != lane.start_s for left in self._left.values()):

@@ -36,6 +36,8 @@ class Dispider(TextBackbone):
     class token is recomputed by cachers that protect special tokens. ``dtype`` defaults to torch's default type.
     """
 
+    decides_by_itself = True
+
     def __init__(
         self,
         checkpoint: str = "pocket",
