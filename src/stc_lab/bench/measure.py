@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -13,16 +14,21 @@ from stc_lab.bench.discover import other_methods
 from stc_lab.bench.prefill import prefill_rows
 from stc_lab.bench.probing import Probed, probe
 from stc_lab.bench.rows import Row
-from stc_lab.bench.settings import torch_device, validate
-from stc_lab.bench.sizes import SIZES, Size, random_decoder, random_tower
+from stc_lab.bench.settings import chosen, torch_device, validate
+from stc_lab.bench.sizes import BACKBONES, SIZES, Size, random_decoder
+from stc_lab.bench.steps.backbones import StepBench
+from stc_lab.bench.towers import TowerSize
 from stc_lab.bench.vision import vision_rows
 from stc_lab.config import build
+
+REKV = "rekv"
 
 
 class Bench:
     """Checked settings and the methods they name. Raises ``ValueError`` for what cannot be measured."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        self._backbones = chosen("backbones", cfg.backbones, (REKV, *BACKBONES))
         validate(cfg, tuple(SIZES))
         self._cfg = cfg
         self.device, self._dtype = torch_device(cfg.device), getattr(torch, cfg.dtype)
@@ -36,27 +42,38 @@ class Bench:
         if self._cfg.num_threads is not None:
             torch.set_num_threads(self._cfg.num_threads)
         rows: list[Row] = []
-        towers: dict[str, list[str]] = {}
-        for name in self._cfg.sizes:
-            towers.setdefault(SIZES[name].tower_name, []).append(name)
-        for tower, names in towers.items() if self._cachers else ():
-            announce(f"vision tower {tower}")
-            rows += self._vision(names)
-        for name in self._cfg.sizes if self._pruners else ():
+        for tower, sizes in self._towers() if self._cachers else ():
+            announce(f"vision tower {tower.name}")
+            rows += self._vision(tower, ", ".join(sizes))
+        for name in self._rekv_sizes() if self._pruners else ():
             announce(f"prefill {name}")
             rows += self._prefill(name)
+        for name in self._others() if self._pruners else ():
+            announce(f"memory of {name}")
+            rows += self._steps(name)
         return rows
 
-    def _vision(self, names: list[str]) -> list[Row]:
-        """Rows of one tower, which the sizes ``names`` share."""
-        settings, size = self._cfg.vision, SIZES[names[0]]
+    def _rekv_sizes(self) -> list[str]:
+        return list(self._cfg.sizes) if REKV in self._backbones else []
+
+    def _others(self) -> list[str]:
+        return [name for name in self._backbones if name != REKV]
+
+    def _towers(self) -> list[tuple[TowerSize, list[str]]]:
+        """The towers, each with the names of the sizes that share it."""
+        named = [(name, SIZES[name].tower) for name in self._rekv_sizes()]
+        named += [(name, BACKBONES[name].tower) for name in self._others()]
+        towers = {tower.name: tower for _, tower in named}
+        return [(tower, [name for name, own in named if own.name == tower.name]) for tower in towers.values()]
+
+    def _vision(self, tower: TowerSize, sizes: str) -> list[Row]:
+        settings = self._cfg.vision
         torch.manual_seed(self._cfg.seed)
         return vision_rows(
-            random_tower(size.with_layers(settings.num_layers, None), self.device, self._dtype),
+            tower.slices(settings.num_layers, self.device, self._dtype),
             self._cachers,
             device=self.device,
-            sizes=", ".join(names),
-            full_layers=size.tower["num_hidden_layers"],
+            sizes=sizes,
             num_frames=settings.num_frames,
             repeats=settings.repeats,
             limit_s=self._cfg.limit_s,
@@ -68,15 +85,15 @@ class Bench:
         if not needs:
             return {}
         torch.manual_seed(self._cfg.seed)
-        tower = random_tower(size.with_layers(1, None), self.device, self._dtype)
+        (part,) = size.tower.slices(1, self.device, self._dtype)
         side = isqrt(self._cfg.prefill.tokens_per_frame)
-        return {name: probe(tower, what, (side, side), self.device) for name, what in needs.items()}
+        return {name: probe(part.tower, what, (side, side), self.device) for name, what in needs.items()}
 
     def _prefill(self, name: str) -> list[Row]:
         settings, size = self._cfg.prefill, SIZES[name]
         torch.manual_seed(self._cfg.seed)
         return prefill_rows(
-            random_decoder(size.with_layers(None, settings.num_layers), self.device, self._dtype),
+            random_decoder(size.text, settings.num_layers, self.device, self._dtype),
             self._pruners,
             probed=self._probe_ms(size),
             sizes=name,
@@ -86,6 +103,18 @@ class Bench:
             num_frames=settings.num_frames,
             limit_s=self._cfg.limit_s,
         )
+
+    def _steps(self, name: str) -> list[Row]:
+        """The memory of a backbone other than ReKV, with the pruners that are listed, at the same share of tokens."""
+        prefill, steps = self._cfg.prefill, self._cfg.steps
+        share = prefill.budget / prefill.tokens_per_frame
+        listed = {label: self._pruners[label] for label in prefill.pruners}
+        pruners = {label: replace(pruner, budget=None, keep_ratio=share) for label, pruner in listed.items()}
+        torch.manual_seed(self._cfg.seed)
+        bench = StepBench(
+            self.device, self._dtype, prefill.num_layers, steps.repeats, steps.stream_s, self._cfg.limit_s
+        )
+        return bench.rows(name, BACKBONES[name], pruners)
 
 
 def _methods(group: str, part: DictConfig, listed: DictConfig, cfg: DictConfig, **settings: Any) -> dict[str, Any]:

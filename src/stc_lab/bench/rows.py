@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OVERHEAD_LIMITS = {"vision": 0.06, "prefill": 0.05}
+OVERHEAD_LIMITS = {"vision": 0.06, "prefill": 0.05, "question": 0.05}
 """Shares of own work from which on a method gives away a noticeable part of what it saves."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Times are per frame and for all ``full_layers``, from the ``num_layers`` that were run.
+    """Times are per ``unit`` and for all ``full_layers``, from the ``num_layers`` that were run.
 
     ``saved`` is a share of the time, with its quartiles over pairs that were measured in alternation.
     ``bound``: share of the FLOPs that the method does not need, which is what it could save at most if time
@@ -21,7 +21,8 @@ class Row:
     products of a frame that is not computed in full, and ``overhead_share`` is its share of a dense frame; for a
     pruner the time of pruning, probing of the tower included, and its share of the prefill time that pruning saves.
     ``None`` where there is no such frame or saving. ``num_pairs``: measurements; ``num_frames``: frames behind them,
-    of one stream.
+    of one stream. A step that no method changes has no ``compressed_ms`` and what follows from it. ``unit``: a frame, a
+    pair of frames that the tower takes together, or a question.
     """
 
     part: str
@@ -31,15 +32,16 @@ class Row:
     num_layers: int
     full_layers: int
     uncompressed_ms: float
-    compressed_ms: float
-    saved: float
-    saved_quartiles: tuple[float, float]
-    bound: float
     num_pairs: int
     num_frames: int
+    compressed_ms: float | None = None
+    saved: float | None = None
+    saved_quartiles: tuple[float, float] | None = None
+    bound: float | None = None
     overhead_ms: float | None = None
     overhead_share: float | None = None
     tokens: tuple[int, int] | None = None
+    unit: str = "frame"
 
     @property
     def is_heavy(self) -> bool:

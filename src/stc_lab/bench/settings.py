@@ -36,17 +36,27 @@ class PrefillSettings:
 
 
 @dataclass
+class StepSettings:
+    """The memories of other backbones: repeats of all methods in turn, seconds of stream that lie behind."""
+
+    repeats: int = 4
+    stream_s: int = 60
+
+
+@dataclass
 class BenchSettings:
-    """The whole benchmark."""
+    """The whole benchmark; ``backbones``: names, or ``all``."""
 
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
     num_threads: int | None = None
+    backbones: Any = "rekv"
     sizes: list[str] = field(default_factory=list)
     limit_s: float | None = None
     vision: VisionSettings = field(default_factory=VisionSettings)
     prefill: PrefillSettings = field(default_factory=PrefillSettings)
+    steps: StepSettings = field(default_factory=StepSettings)
     paths: Any = None
 
 
@@ -56,8 +66,9 @@ def validate(cfg: DictConfig, sizes: tuple[str, ...]) -> None:
     _one_of("dtype", [cfg.dtype], DTYPES)
     _one_of("sizes", cfg.sizes, sizes)
     counts = {"num_threads": cfg.num_threads, "limit_s": cfg.limit_s}
-    for part in ("vision", "prefill"):
-        counts |= {f"{part}.{key}": value for key, value in cfg[part].items() if key.startswith(("num_", "repeats"))}
+    for part in ("vision", "prefill", "steps"):
+        keys = [key for key in cfg[part] if key.startswith(("num_", "repeats", "stream_s"))]
+        counts |= {f"{part}.{key}": cfg[part][key] for key in keys}
     for name, value in counts.items():
         if value is not None and value <= 0:
             raise ValueError(f"{name}={value}: must be above 0")

@@ -1,33 +1,58 @@
-"""Shapes of the models whose speed is measured, and models of these shapes with random weights."""
+"""Shapes of the models whose speed is measured, and decoders of these shapes with random weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2Model, SiglipVisionConfig, SiglipVisionModel
+from transformers import Qwen2Config, Qwen2Model
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
+from stc_lab.backbones.dispider.sizes import CLIP_LARGE
+from stc_lab.backbones.streamforest.settings import MemorySettings
+from stc_lab.bench.towers import TowerSize
 from stc_lab.language import TextDecoder
-from stc_lab.vision import SiglipTower
 
-TOKENS_PER_FRAME = 196
 UNUSED_VOCABULARY = 8
+DECODERS = {
+    "qwen2": (Qwen2Config, Qwen2Model),
+    "qwen2_vl": (Qwen2VLTextConfig, Qwen2VLTextModel),
+    "qwen2_5_vl": (Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel),
+}
 
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of one model: arguments of Hugging Face's configurations, and the window of its memory."""
+    """Dimensions of a ReKV model: its tower, arguments of Hugging Face's text configuration, window of its memory."""
 
-    tower_name: str
-    tower: dict[str, Any]
+    tower: TowerSize
     text: dict[str, Any]
     n_local: int = 15000
 
-    def with_layers(self, vision: int | None, text: int | None) -> Size:
-        """The same with fewer layers; ``None`` or more than there are: all."""
-        return replace(self, tower=_shortened(self.tower, vision), text=_shortened(self.text, text))
+
+@dataclass(frozen=True)
+class BackboneSize:
+    """Dimensions of another backbone. ``grid``: visual tokens before pruning (rows, columns), of what passes at once.
+
+    ``compressor``: of Dispider's small language model; ``memory``: of StreamForest's.
+    """
+
+    tower: TowerSize
+    text: dict[str, Any]
+    grid: tuple[int, int]
+    text_kind: str = "qwen2"
+    compressor: dict[str, Any] | None = None
+    memory: MemorySettings | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Visual tokens before pruning."""
+        return self.grid[0] * self.grid[1]
 
 
 def _width(hidden: int, mlp: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -35,29 +60,63 @@ def _width(hidden: int, mlp: int, layers: int, heads: int, **more: Any) -> dict[
     return shape | {"num_attention_heads": heads} | more
 
 
-SO400M = _width(1152, 4304, 26, 16, image_size=384, patch_size=14)
-POCKET = _width(96, 384, 3, 3, image_size=108, patch_size=4)
+QWEN2_7B = _width(3584, 18944, 28, 28, num_key_value_heads=4)
+QWEN2_1B5 = _width(1536, 8960, 28, 12, num_key_value_heads=2)
+THREE_AXES = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
+SO400M = TowerSize("so400m", "siglip", _width(1152, 4304, 26, 16, image_size=384, patch_size=14))
+POCKET = TowerSize("pocket", "siglip", _width(96, 384, 3, 3, image_size=108, patch_size=4))
+QWEN2_VL = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4, "num_heads": 16}
+QWEN2_5_VL = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+QWEN2_5_VL |= {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
 
 SIZES = {
-    "pocket": Size("pocket", POCKET, _width(128, 384, 5, 4, num_key_value_heads=2), n_local=3136),
-    "0.5b": Size("so400m", SO400M, _width(896, 4864, 24, 14, num_key_value_heads=2)),
-    "7b": Size("so400m", SO400M, _width(3584, 18944, 28, 28, num_key_value_heads=4)),
+    "pocket": Size(POCKET, _width(128, 384, 5, 4, num_key_value_heads=2), n_local=3136),
+    "0.5b": Size(SO400M, _width(896, 4864, 24, 14, num_key_value_heads=2)),
+    "7b": Size(SO400M, QWEN2_7B),
+}
+LIVECC_GRID, STREAMINGVLM_GRID = (16, 24), (24, 32)
+"""Frames of 448 x 672 and 672 x 896 pixels: the official 384 and 768 visual tokens of a temporal patch."""
+
+BACKBONES = {
+    "streamforest": BackboneSize(SO400M, QWEN2_7B, grid=(27, 27), memory=MemorySettings()),
+    "dispider": BackboneSize(
+        TowerSize("clip_large", "clip", CLIP_LARGE), QWEN2_7B, grid=(8, 8), compressor=QWEN2_1B5
+    ),
+    "livecc": BackboneSize(
+        TowerSize("qwen2_vl", "qwen2_vl", QWEN2_VL, LIVECC_GRID),
+        QWEN2_7B | {"rope_parameters": THREE_AXES},
+        LIVECC_GRID,
+        "qwen2_vl",
+    ),
+    "streamingvlm": BackboneSize(
+        TowerSize("qwen2_5_vl", "qwen2_5_vl", QWEN2_5_VL, STREAMINGVLM_GRID),
+        QWEN2_7B | {"rope_parameters": THREE_AXES},
+        STREAMINGVLM_GRID,
+        "qwen2_5_vl",
+    ),
 }
 
 
-def random_tower(size: Size, device: torch.device, dtype: torch.dtype) -> SiglipTower:
-    """A SigLIP tower of that size."""
-    model = SiglipVisionModel(SiglipVisionConfig(**size.tower, vision_use_head=False))
-    return SiglipTower(model.eval().to(device, dtype))
+def random_decoder(
+    text: dict[str, Any],
+    num_layers: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    kind: str = "qwen2",
+    vocab_size: int = UNUSED_VOCABULARY,
+) -> TextDecoder:
+    """A decoder of that shape with ``num_layers`` layers (``None`` or more than there are: all), without a head.
+
+    It is fed with embeddings: neither vocabulary nor head take memory, unless ``vocab_size`` says otherwise.
+    """
+    config_class, model_class = DECODERS[kind]
+    common = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None, "max_position_embeddings": 32768}
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}
+    config = config_class(**common, **(rope | shortened(text, num_layers)))
+    return TextDecoder(model_class(config).eval().to(device, dtype), nn.Identity())
 
 
-def random_decoder(size: Size, device: torch.device, dtype: torch.dtype) -> TextDecoder:
-    """A Qwen2 decoder of that size, fed with embeddings: neither vocabulary nor output head take memory."""
-    config = Qwen2Config(**size.text, vocab_size=UNUSED_VOCABULARY, max_position_embeddings=32768)
-    config.rope_parameters = {"rope_type": "default", "rope_theta": 1_000_000.0}
-    return TextDecoder(Qwen2Model(config).eval().to(device, dtype), nn.Identity())
-
-
-def _shortened(shape: dict[str, Any], num_layers: int | None) -> dict[str, Any]:
+def shortened(shape: dict[str, Any], num_layers: int | None) -> dict[str, Any]:
+    """The same with fewer layers; ``None`` or more than there are: all."""
     layers = shape["num_hidden_layers"]
     return shape | {"num_hidden_layers": layers if num_layers is None else min(num_layers, layers)}

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from stc_lab.bench.products import split_ms
 from stc_lab.bench.rows import Row, median, quartiles, saved_shares
-from stc_lab.bench.stopwatch import Deadline, time_ms
-from stc_lab.cachers import Cacher, Encoded, FrameTrace, NoCacher
-from stc_lab.measure.flops import vision_flops
-from stc_lab.vision import VisionTower
+from stc_lab.bench.stopwatch import Deadline
+from stc_lab.bench.tower_runs import MethodRun
+from stc_lab.bench.towers import Slice
+from stc_lab.cachers import Cacher, NoCacher
+from stc_lab.vision.base import TowerFacts
 
 MIN_REPEATS = 2
-T = TypeVar("T")
 
 
 @torch.inference_mode()
 def vision_rows(
-    tower: VisionTower,
+    slices: Sequence[Slice],
     cachers: Mapping[str, Cacher],
     *,
     device: torch.device,
     sizes: str,
-    full_layers: int,
     num_frames: int,
     repeats: int,
     limit_s: float | None,
@@ -35,72 +32,28 @@ def vision_rows(
     """One row per cacher. In a repeat every method takes ``num_frames`` frames of its own endless stream.
 
     The order of the methods rotates from repeat to repeat; every cacher is paired with the plain tower of the
-    same repeat. Only the blocks are timed: embedding is the same for all and weighs more in a shortened tower.
+    same repeat. Only the blocks are timed: embedding is the same for all and weighs more in a shortened tower. Methods
+    that merge tokens in the tower are left out where it cannot do without their places.
     """
-    frames = _frames(tower, num_frames, device)
-    runs = {"none": _Run(NoCacher(), tower, frames)}
-    runs |= {name: _Run(cacher, tower, frames) for name, cacher in cachers.items()}
+    usable = {n: c for n, c in cachers.items() if all(s.tower.can_merge for s in slices) or not c.merges_in_tower}
+    parts = [(part, _frames(part.tower.facts, num_frames)) for part in slices]
+    embedded = [(part, part.tower.embed(pixels.to(device))) for part, pixels in parts]
+    runs = {name: MethodRun(cacher, embedded) for name, cacher in {"none": NoCacher(), **usable}.items()}
     for run in runs.values():
-        run.step()
+        run.step_ms(device)
     times: dict[str, list[float]] = {name: [] for name in runs}
     deadline = Deadline(limit_s)
     for repeat in range(repeats):
         if repeat >= MIN_REPEATS and deadline.has_passed():
             break
         for name in _rotated(list(runs), repeat):
-            elapsed_ms = time_ms(device, runs[name].step) / num_frames
-            times[name].append(elapsed_ms * full_layers / tower.num_layers)
-    shape = {"sizes": sizes, "num_layers": tower.num_layers, "full_layers": full_layers}
-    rows = {name: _row(name, runs[name], times["none"], times[name], num_frames, shape) for name in cachers}
+            times[name].append(runs[name].step_ms(device) / num_frames)
+    shape = _shape(slices, sizes)
+    rows = {name: _row(name, runs[name], times["none"], times[name], num_frames, shape) for name in usable}
     return [_with_overhead(row, runs[name].overhead_ms(device)) for name, row in rows.items()]
 
 
-class _Run:
-    """One method on its stream."""
-
-    def __init__(self, cacher: Cacher, tower: VisionTower, frames: Tensor) -> None:
-        self.cacher = cacher
-        self._tower, self._frames, self._state = tower, frames, cacher.new_state()
-        self._traces: list[FrameTrace] = []
-
-    def step(self) -> None:
-        """All frames, one per call."""
-        runs = [self.cacher.run(self._tower, frame, self._state) for frame in self._frames.split(1)]
-        self._traces = [trace for run in runs for trace in run.traces]
-
-    @property
-    def saved_flops(self) -> float:
-        """Share of the FLOPs of the last step that the plain tower would have needed on top."""
-        facts = self._tower.facts
-        own = sum(self.cacher.flops(facts, trace) for trace in self._traces)
-        return 1 - own / (len(self._traces) * vision_flops(facts))
-
-    def overhead_ms(self, device: torch.device) -> float | None:
-        """All but the matrix products of a frame that is not computed in full, median; ``None`` without such frames.
-
-        On a CPU from one run, which the stopwatches slow down by microseconds. On a GPU they would stand in its way,
-        so the products of one run are set against another run's time.
-        """
-        splits = self._other_frames(lambda work: split_ms(device, work))
-        if not splits:
-            return None
-        if device.type == "cpu":
-            return median([total - products for total, products in splits])
-        totals = self._other_frames(lambda work: time_ms(device, work))
-        return max(0.0, median(totals) - median([products for _, products in splits]))
-
-    def _other_frames(self, measure: Callable[[Callable[[], None]], T]) -> list[T]:
-        """``measure`` of each frame of a step that was not computed in full."""
-        values = []
-        for frame in self._frames.split(1):
-            runs: list[Encoded] = []
-            value = measure(lambda f=frame, r=runs: r.append(self.cacher.run(self._tower, f, self._state)))
-            if not runs[0].is_reference[0]:
-                values.append(value)
-        return values
-
-
-def _row(name: str, run: _Run, plain_ms: list[float], own_ms: list[float], num_frames: int, shape: dict) -> Row:
+def _row(name: str, run: MethodRun, plain_ms: list[float], own_ms: list[float], num_frames: int, shape: dict) -> Row:
     saved = saved_shares(plain_ms, own_ms)
     return Row(
         part="vision",
@@ -118,20 +71,26 @@ def _row(name: str, run: _Run, plain_ms: list[float], own_ms: list[float], num_f
 
 
 def _with_overhead(row: Row, own_ms: float | None) -> Row:
-    """``own_ms``: for the layers that were run."""
-    if own_ms is None:
-        return row
-    own_ms *= row.full_layers / row.num_layers
-    return replace(row, overhead_ms=own_ms, overhead_share=own_ms / row.uncompressed_ms)
+    return row if own_ms is None else replace(row, overhead_ms=own_ms, overhead_share=own_ms / row.uncompressed_ms)
 
 
-def _frames(tower: VisionTower, num_frames: int, device: torch.device) -> Tensor:
-    """Embedded tokens [F, T, C] of a still picture with noise."""
+def _shape(slices: Sequence[Slice], sizes: str) -> dict[str, object]:
+    return {
+        "sizes": sizes,
+        "num_layers": sum(part.tower.num_layers for part in slices),
+        "full_layers": sum(part.full_layers for part in slices),
+        "unit": "pair" if slices[0].tower.facts.patches_per_token > 1 else "frame",
+    }
+
+
+def _frames(facts: TowerFacts, num_frames: int) -> Tensor:
+    """Pixels of a still picture with noise; packed patches where a token is a group of them."""
     generator = torch.Generator().manual_seed(0)
-    side = tower.facts.image_size
-    still = torch.randn(tower.facts.num_channels, side, side, generator=generator)
-    pixels = still + 0.1 * torch.randn(num_frames, *still.shape, generator=generator)
-    return tower.embed(pixels.to(device))
+    shape = (facts.num_channels, facts.image_size, facts.image_size)
+    if facts.patches_per_token > 1:
+        shape = (facts.patches_per_token * facts.num_tokens, facts.num_channels * facts.patch_size**2)
+    still = torch.randn(shape, generator=generator)
+    return still + 0.1 * torch.randn(num_frames, *shape, generator=generator)
 
 
 def _rotated(names: list[str], by: int) -> list[str]:

@@ -31,10 +31,6 @@ def check(dispider, clip: list[np.ndarray], num_frames: int) -> None:
     assert result.frame.ratio > 0
 
 
-def test_sizes_follow_the_formula(new_dispider, clip: list[np.ndarray]) -> None:
-    check(new_dispider(clip_frames=CLIP_FRAMES, offload=True), clip, 200)
-
-
 @pytest.mark.slow
 def test_two_thousand_frames(new_dispider, clip: list[np.ndarray]) -> None:
     check(new_dispider(clip_frames=CLIP_FRAMES, offload=True), clip, 2000)
@@ -51,5 +47,5 @@ def test_the_formula_holds_from_the_first_frame_on(new_dispider, clip: list[np.n
 
 
 def test_scenes_have_no_formula(new_dispider) -> None:
-    with pytest.raises(ValueError, match="backbone.clips=scenes"):
+    with pytest.raises(ValueError, match=r"backbone\.clips=scenes"):
         predicted(new_dispider(clips="scenes"), 8, KEPT)

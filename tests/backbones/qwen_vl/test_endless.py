@@ -56,10 +56,6 @@ def test_streamingvlm_does_not_grow(tiny_folders: dict[str, Path], clip: list[np
     check_constant(tiny_folders["streamingvlm"], clip, 200)
 
 
-def test_livecc_grows_by_its_turns(tiny_folders: dict[str, Path], clip: list[np.ndarray]) -> None:
-    check_linear(tiny_folders["livecc"], clip, 200)
-
-
 @pytest.mark.slow
 def test_two_thousand_frames_on_streamingvlm(tiny_folders: dict[str, Path], clip: list[np.ndarray]) -> None:
     check_constant(tiny_folders["streamingvlm"], clip, 2000)
@@ -98,9 +94,14 @@ def test_the_previous_text_is_one_span(tiny_folders: dict[str, Path], clip: list
     assert all(len(spans) == 1 for spans in lengths) and lengths[-1][0] > lengths[0][0]
 
 
-def test_talking_livecc_stays_in_its_range(tiny_folders: dict[str, Path], clip: list[np.ndarray]) -> None:
-    model = LiveCC(str(tiny_folders["livecc"]), commentary_tokens=3, dtype="float32")
+@pytest.mark.parametrize("commentary", [False, True])
+def test_livecc_grows_by_its_turns(
+    tiny_folders: dict[str, Path], clip: list[np.ndarray], commentary: bool
+) -> None:
+    """By as much as the formula says, to the token where the model is silent."""
+    model = LiveCC(str(tiny_folders["livecc"]), commentary=commentary, commentary_tokens=3, dtype="float32")
     lane = Lane(model.open(STCCacher(), UniformPruner(budget=KEPT)), clip, 2.0)
     for num_frames in range(1, 24):
         lane.push(1)
-        assert predicted(model, num_frames, KEPT).misses(lane.session.stats()) == []
+        sizes = predicted(model, num_frames, KEPT)
+        assert sizes.misses(lane.session.stats()) == [] and (commentary or sizes.tokens.is_exact)

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from stc_lab.bench.app import PIPE_WIDTH, device_name
+from stc_lab.bench.app import device_name
 from stc_lab.bench.endless.clip import looped_clip
 from stc_lab.bench.endless.run import Endless, run_endless
 from stc_lab.bench.endless.settings import EndlessSettings, validate
@@ -23,6 +23,7 @@ from stc_lab.bench.settings import torch_device
 from stc_lab.config import build, conf_dir, environment
 
 ConfigStore.instance().store(name="endless_schema", node=EndlessSettings)
+TABLE_WIDTH = 210
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def measure(cfg: DictConfig, run_dir: Path) -> list[Endless]:
             except ValueError as error:
                 refused[name] = str(error)
     title = f"An endless stream, {cfg.num_frames} frames ({device_name(device)}, {cfg.dtype})"
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH + 20)
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     console.print(as_table(results, refused, title))
     _save(results, refused, cfg, run_dir)
     console.print(f"written to {run_dir / 'endless.json'}")
