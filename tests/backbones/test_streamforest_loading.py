@@ -14,7 +14,7 @@ from torch import Tensor
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.streamforest import StreamForest, new_pocket_streamforest
 from stc_lab.backbones.streamforest.config import SO400M, vision_settings
-from stc_lab.backbones.streamforest.loading import load_streamforest, save_streamforest
+from stc_lab.backbones.streamforest.loading import save_streamforest
 from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, pocket_tokenizer
 from stc_lab.backbones.streamforest.prompts import BEFORE_VIDEO, after_video, time_message
 from stc_lab.cachers.none import NoCacher
@@ -170,9 +170,8 @@ def test_pocket_knows_the_words_of_its_prompts() -> None:
     assert "<unk>" not in tokens and len(tokens) < 60
 
 
-def test_pocket_without_its_checkpoint_says_so() -> None:
-    if (POCKET_ROOT / "streamforest").is_dir():
+def test_pocket_is_shipped_and_one_that_is_not_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    StreamForest.check_settings({"checkpoint": "pocket"})
+    monkeypatch.setattr("stc_lab.backbones.checkpoints.POCKET_ROOT", tmp_path)
+    with pytest.raises(ValueError, match=r"backbone\.checkpoint=pocket: no pocket model of"):
         StreamForest.check_settings({"checkpoint": "pocket"})
-    else:
-        with pytest.raises(ValueError, match="backbone.checkpoint=pocket: no pocket model of"):
-            StreamForest.check_settings({"checkpoint": "pocket"})
