@@ -13,6 +13,9 @@ from omegaconf import DictConfig
 
 from stc_lab.cli import main
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
 
 @pytest.fixture
 def stc_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
