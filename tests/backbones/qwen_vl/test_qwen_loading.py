@@ -173,10 +173,12 @@ def test_pocket_architectures(name: str, tmp_path: Path) -> None:
     model, cold = new(), new(start=None)
     trained = load_file(pocket.REKV / "model.safetensors")
     text = model.model.language_model
-    assert torch.equal(text.layers[3].mlp.up_proj.weight, trained["language_model.model.layers.3.mlp.up_proj.weight"])
+    above = text.layers[pocket.PLACE_LAYERS + 3]
+    assert torch.equal(above.mlp.up_proj.weight, trained["language_model.model.layers.3.mlp.up_proj.weight"])
+    assert not any(layer.self_attn.o_proj.weight.any() for layer in text.layers[: pocket.PLACE_LAYERS])
     words = trained["language_model.model.embed_tokens.weight"]
     assert torch.equal(text.embed_tokens.weight[: len(words)], words) and len(text.embed_tokens.weight) > len(words)
-    assert not torch.equal(cold.model.language_model.layers[3].mlp.up_proj.weight, text.layers[3].mlp.up_proj.weight)
+    assert not torch.equal(cold.model.language_model.layers[5].mlp.up_proj.weight, above.mlp.up_proj.weight)
     folder = pocket.save_pocket(model, tmp_path / name, name)
     assert {key.split(".")[0] for key in load_file(folder / "model.safetensors")} == {"visual", "model"}
     assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,14 +31,23 @@ TOKENS = 14 * 14
 """Visual tokens of every temporal patch: frames are shown at 112 x 112 pixels, 28 x 28 patches."""
 PHRASES = (ANSWER_START.strip(), CHOOSE, "Please describe the video.", "Commentate on this match", "previous text")
 MARKERS = (VISION_START, VISION_END, VIDEO_PAD)
+THETA = (14 / (2 * math.pi)) ** 16
+"""Base of the rotary angles: the second of the 16 frequencies of a head turns once in a row of 14 tokens, so that
+columns can be told apart in turns that are placed on one axis."""
+SECTIONS = (1, 1, 14)
+"""Frequencies of time, row and column, fastest first; the official shares (1/4, 3/8, 3/8) would leave the columns
+frequencies that turn by 0.01 rad over the whole picture."""
+PLACE_LAYERS = 2
+"""Layers below those of the ReKV pocket, which say where a visual token lies: its tokens say so themselves, while a
+tower with rotary positions cannot know."""
 TEXT = {
     "hidden_size": 128,
     "intermediate_size": 384,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": PLACE_LAYERS + 5,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 32768,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0, "mrope_section": [4, 6, 6]},
+    "rope_parameters": {"rope_type": "default", "rope_theta": THETA, "mrope_section": list(SECTIONS)},
     "tie_word_embeddings": True,
     "bos_token_id": None,
 }
@@ -75,7 +85,7 @@ def pocket_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_pocket_livecc(start: Path | None = REKV, seed: int = 0) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL of 3 vision and 5 language layers that knows what the ReKV pocket in folder ``start`` knows, as far as
+    """A Qwen2-VL of 3 vision and 7 language layers that knows what the ReKV pocket in folder ``start`` knows, as far as
     it fits (``None``: nothing): see :func:`start_from_rekv`. The rest is drawn with a scale that suits small widths.
     """
     tokenizer = pocket_tokenizer()
@@ -112,7 +122,7 @@ def _new(model_class: type[PreTrainedModel], config, start: Path | None, seed: i
                 nn.init.zeros_(module.bias)
     nn.init.normal_(model.get_input_embeddings().weight, std=0.15)
     if start is not None:
-        start_from_rekv(model.model, load_file(start / "model.safetensors"))
+        start_from_rekv(model.model, load_file(start / "model.safetensors"), PLACE_LAYERS)
     model.tie_weights()
     return model
 

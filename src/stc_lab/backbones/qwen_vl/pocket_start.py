@@ -14,16 +14,21 @@ NORMS = {"norm1": "layer_norm1", "norm2": "layer_norm2"}
 
 
 @torch.no_grad()
-def start_from_rekv(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def start_from_rekv(model: nn.Module, weights: Mapping[str, Tensor], num_below: int = 0) -> None:
     """Copy what fits of ``weights`` (official key layout) into ``model`` (``visual`` and ``language_model``).
 
-    Language: everything; a larger vocabulary shares the first rows. Vision: attention (joined to one projection),
+    Language: everything, above ``num_below`` layers that begin by changing nothing; a larger vocabulary shares the
+    first rows. Vision: attention (joined to one projection),
     norms, the MLP where it is of the same kind, and patches, each of a pair's two frames counting half. The merger
     begins as the projector of the mean of its four patches. Positions are rotary here and have no counterpart.
     """
     for name, tensor in model.language_model.state_dict().items():
-        trained = weights[f"language_model.model.{name}"]
-        tensor[: len(trained)].copy_(trained)
+        if (old := _name_above(name, num_below)) is not None:
+            trained = weights[f"language_model.model.{old}"]
+            tensor[: len(trained)].copy_(trained)
+    for layer in model.language_model.layers[:num_below]:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
     root = next(root for root in ROOTS if f"{root}embeddings.patch_embedding.weight" in weights)
     patches = weights[f"{root}embeddings.patch_embedding.weight"]
     kernel = model.visual.patch_embed.proj.weight
@@ -31,6 +36,15 @@ def start_from_rekv(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for index, block in enumerate(model.visual.blocks):
         _start_block(block, weights, f"{root}encoder.layers.{index}.")
     _start_merger(model.visual.merger.mlp, weights)
+
+
+def _name_above(name: str, num_below: int) -> str | None:
+    """What a parameter is called without the lowest layers, ``None`` for one of theirs."""
+    head, *rest = name.split(".", 2)
+    if head != "layers":
+        return name
+    number = int(rest[0]) - num_below
+    return f"layers.{number}.{rest[1]}" if number >= 0 else None
 
 
 def _start_block(block: nn.Module, weights: Mapping[str, Tensor], root: str) -> None:
