@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from stc_lab.backbones.base import Backbone
 from stc_lab.backbones.recent import Recent
 from stc_lab.backbones.rekv import ReKV
 from stc_lab.backbones.streamforest import StreamForest
+from stc_lab.bench.endless.app import measure
 from stc_lab.bench.endless.formulas import predicted
 from stc_lab.bench.endless.run import Endless, Lane, run_endless
+from stc_lab.bench.endless.settings import validate
 from stc_lab.bench.endless.sizes import Range, Sizes
 from stc_lab.cachers import STCCacher
+from stc_lab.config import conf_dir
 from stc_lab.pruners import STCPruner
 
 KEPT = 4
@@ -65,8 +71,44 @@ def check(name: str, result: Endless) -> None:
     assert result.frame.ratio > 0 and result.memory.early_ms > 0
 
 
-def test_sizes_follow_the_formulas(run: Run) -> None:
-    check("rekv", run("rekv", 200))
+def settings(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("endless", ["num_frames=200", f"pruner.budget={KEPT}", *overrides])
+
+
+def test_the_command_measures_says_why_not_and_writes(checkpoint_folder: Path, tmp_path: Path, capsys) -> None:
+    fields = (f"checkpoint={checkpoint_folder}", "tokens_per_frame=9")
+    tiny = [f"models.{name}.{field}" for name in ("rekv", "recent") for field in fields]
+    sizes = ("models.rekv.n_local=90", "models.rekv.topk=4", "models.livecc.max_frames=1")
+    results = measure(settings("backbones=[rekv,recent,livecc]", *tiny, *sizes), tmp_path)
+    for result in results:
+        check(result.backbone, result)
+    assert [result.backbone for result in results] == ["rekv", "recent"]
+    printed = capsys.readouterr().out
+    assert "backbone.max_frames=1" in printed and "NOT AS PREDICTED" not in printed and "exact" in printed
+    written = json.loads((tmp_path / "endless.json").read_text())
+    assert written["results"][0]["checkpoints"][-1]["stats"]["num_blocks"] == 200
+    assert list(written["refused"]) == ["livecc"] and "torch" in written["environment"]
+
+
+def test_every_backbone_is_there_by_default() -> None:
+    names = validate(settings())
+    assert names == ["rekv", "streamforest", "dispider", "livecc", "streamingvlm", "recent"]
+    assert validate(settings("backbones=recent")) == ["recent"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbones=[llava]", "backbones=llava: must be among rekv"),
+        ("num_frames=250", "num_frames=250: must be a multiple of 200"),
+        ("fps=0", "fps=0"),
+        ("num_threads=-1", "num_threads=-1"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(settings(override))
 
 
 @pytest.mark.slow
