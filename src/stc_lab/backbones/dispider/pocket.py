@@ -23,6 +23,13 @@ from stc_lab.pocket.tokenizer import build_tokenizer
 
 MARKERS = (ANSWERED, TO_DO, SILENT)
 PHRASES = (SYSTEM, CHOICE_START, "USER:", "ASSISTANT:", "This contains a clip sampled in", "seconds")
+LIKE = {
+    SYSTEM: "You are a helpful assistant.",
+    "USER:": "user",
+    "ASSISTANT:": "assistant",
+    CHOICE_START: "Best option: (",
+}
+"""Phrases of Dispider's prompt that stand where the ReKV pocket has others: they start from those."""
 LAB_SETTINGS = {"clip_frames": 4, "topk": 4}
 """Streams of seconds: a decision every four frames."""
 
@@ -88,6 +95,7 @@ def new_pocket_dispider(start: Path | None = POCKET_ROOT / "rekv", seed: int = 0
         nn.init.normal_(text.embed_tokens.weight, std=0.15)
     if start is not None:
         warm_start(model, load_file(start / "model.safetensors"))
+        _start_phrases(model.language.model.embed_tokens)
     return model
 
 
@@ -110,6 +118,15 @@ def warm_start(model: DispiderModel, weights: Mapping[str, Tensor]) -> None:
     _start_patches(model.vision.embeddings, weights, f"{root}embeddings.")
     for part in (model.mm_projector["mlp"], model.clip_projector):
         _start_projector(part, weights)
+
+
+@torch.no_grad()
+def _start_phrases(words: nn.Embedding) -> None:
+    """An answer is known by the phrase in front of it; with an unknown one, letters would have to be learnt anew."""
+    tokenizer = pocket_tokenizer()
+    for phrase, known in LIKE.items():
+        new, old = tokenizer.convert_tokens_to_ids([phrase, known])
+        words.weight[new] = words.weight[old]
 
 
 def _copy_rows(tensor: Tensor, trained: Tensor) -> None:

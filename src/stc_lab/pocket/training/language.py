@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from stc_lab.pocket.training.batches import IGNORE, QuestionEncoder, StreamBatch
+from stc_lab.pocket.training.batches import IGNORE, QuestionEncoder, QuestionTokens, StreamBatch
 from stc_lab.pocket.training.codes import VisualCode
 from stc_lab.pocket.training.packed import packed_hidden
 from stc_lab.pocket.world.labels import BACKGROUND
@@ -37,17 +37,9 @@ class LanguageModel(nn.Module):
         return self.loss(self._symbols(batch), batch)
 
     def loss(self, tokens: Tensor, batch: StreamBatch) -> tuple[Tensor, dict[str, float]]:
-        """Letter (and end) at the answer place, half of it for the answer word at the question mark.
-
-        ``tokens`` [S, T, B, D] visual tokens of the chosen cells.
-        """
+        """See :func:`answer_loss`; ``tokens`` [S, T, B, D] visual tokens of the chosen cells."""
         questions = batch.questions
-        logits = self.lm_head(self.hidden(tokens, questions.ids, questions.frames_seen))
-        letter = F.cross_entropy(logits.flatten(0, 2), questions.letter.flatten(), ignore_index=IGNORE)
-        word = F.cross_entropy(logits.flatten(0, 2), questions.word.flatten(), ignore_index=IGNORE)
-        metrics = {"letter": letter.item(), "word": word.item(), "acc": letter_accuracy(logits, questions.letter)}
-        metrics["word_acc"] = _accuracy(logits, questions.word)
-        return 2.0 * letter + 0.5 * word, metrics
+        return answer_loss(self.lm_head(self.hidden(tokens, questions.ids, questions.frames_seen)), questions)
 
     def hidden(self, tokens: Tensor, ids: Tensor, frames_seen: Tensor) -> Tensor:
         """Hidden states [S, Q, L, D] of the question tokens after init prompt and visible frames."""
@@ -65,6 +57,18 @@ class LanguageModel(nn.Module):
         kind = torch.where(flips, torch.randint_like(kind, BACKGROUND), kind)
         codes = self.code.at(batch.cells, kind, batch.color, batch.coverage)
         return codes + NOISE_RMS * torch.randn_like(codes)
+
+
+def answer_loss(logits: Tensor, questions: QuestionTokens) -> tuple[Tensor, dict[str, float]]:
+    """Letter (and end) at the answer place, a quarter of it for the answer word at the question mark.
+
+    ``logits`` [S, Q, L, V] of the question tokens.
+    """
+    letter = F.cross_entropy(logits.flatten(0, 2), questions.letter.flatten(), ignore_index=IGNORE)
+    word = F.cross_entropy(logits.flatten(0, 2), questions.word.flatten(), ignore_index=IGNORE)
+    metrics = {"letter": letter.item(), "word": word.item(), "acc": letter_accuracy(logits, questions.letter)}
+    metrics["word_acc"] = _accuracy(logits, questions.word)
+    return 2.0 * letter + 0.5 * word, metrics
 
 
 def letter_accuracy(logits: Tensor, labels: Tensor) -> float:
