@@ -96,6 +96,26 @@ def test_proactive_questions_are_polled_for_within_their_own_part(tmp_path: Path
     assert by_id["sample_2_1"].polls["time_s"][-1] <= 6.0
 
 
+def test_a_model_that_decides_by_itself_finds_the_moment(tmp_path: Path) -> None:
+    """Clips of four frames: a decision every four seconds from the question on, and no poll."""
+    name, given = "streamingbench_proactive", MAKERS["streamingbench_proactive"](tmp_path / "data")
+    more = ("backbone=dispider", "backbone.max_new_tokens=2", "dataset.decided_by=model")
+    cfg = settings(name, given, *more)
+    _, records = run(cfg, tmp_path / "run", build(cfg.backbone))
+    for record in records:
+        times_s, said = record.polls.get("time_s", []), record.polls.get("text", [])
+        assert times_s == [record.time_s + 3 + 4 * number for number in range(len(times_s))]
+        assert set(said[:-1]) <= {"silent"} and (record.status == "answered") == (said[-1:] == ["respond"])
+        assert record.details["answered_s"] == (times_s[-1] if record.status == "answered" else None)
+    assert any(record.polls for record in records)
+
+
+def test_only_a_model_that_decides_by_itself_can_be_told_to(tmp_path: Path) -> None:
+    given = {key: str(tmp_path) for key in ("root", "videos")}
+    with pytest.raises(ValueError, match=r"dataset.decided_by=model: backbone=rekv"):
+        settings("streamingbench_proactive", given, "dataset.decided_by=model")
+
+
 @pytest.mark.slow
 def test_a_window_of_context_shows_the_last_seconds_only(tmp_path: Path, pocket: ReKV) -> None:
     cfg = settings("streamingbench", MAKERS["streamingbench"](tmp_path / "data"), "dataset.context_s=2")

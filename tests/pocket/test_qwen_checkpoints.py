@@ -42,11 +42,13 @@ def watched(request) -> tuple[list[bool], list[tuple[list[bool], list[bool]]]]:
     return right, said
 
 
+@pytest.mark.slow
 def test_answers_are_above_chance(watched) -> None:
     right, _ = watched
     assert len(right) > 30 and np.mean(right) > 0.45
 
 
+@pytest.mark.slow
 def test_commentary_names_what_happens(watched) -> None:
     """Some event is said in time and some line is true; how many are is measured by ``stc_lab.pocket.commentary``."""
     _, said = watched

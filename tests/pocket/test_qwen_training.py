@@ -151,6 +151,7 @@ def test_codes_of_pairs_say_what_has_changed() -> None:
     assert not torch.isclose(came[changed], stays[changed]).all(-1).any()
 
 
+@pytest.mark.slow
 def test_places_are_learned_from_positions_alone(words: Words) -> None:
     torch.manual_seed(0)
     language = QwenLanguage(new_pocket_livecc(start=None), words)
@@ -165,6 +166,7 @@ def test_places_are_learned_from_positions_alone(words: Words) -> None:
     assert errors[-1] < errors[0]
 
 
+@pytest.mark.slow
 def test_a_short_recipe_makes_a_checkpoint(name: str, tmp_path: Path, monkeypatch) -> None:
     """One step of each stage; what is loaded is what was trained, and it runs."""
     monkeypatch.setattr(qwen_stages, "Ahead", lambda batches: batches)  # no process of its own for two batches

@@ -39,6 +39,7 @@ def test_it_is_small_and_brings_its_sizes(backbone: StreamForest):
     assert (settings.now_tokens, settings.short_tokens, settings.event_tokens) == (729, 128, 64)
 
 
+@pytest.mark.slow
 def test_it_answers_held_out_streams_from_a_part_of_its_memory(backbone, streams):
     """A guard against a broken checkpoint, far below what it reaches (see docs/pocket.md), far above chance."""
     plain, cached = (answered(backbone, *pair) for pair in zip((NoCacher(), STCCacher()), streams, strict=True))

@@ -97,6 +97,7 @@ def test_time_code_tells_seconds_apart_and_is_linear(learner):
     torch.testing.assert_close(time_code(table, 128).mean(0), time_code(table.mean(0, keepdim=True), 128)[0])
 
 
+@pytest.mark.slow
 def test_a_tiny_run_makes_a_checkpoint_that_loads(tmp_path: Path):
     """One step of each stage; the tower stays ReKV's, everything else moves, and the folder answers."""
     mixes = {0: ViewMix((0.1,), (1.0,), durations=(12,), duration_weights=(1.0,), tokens_per_batch=700)}
