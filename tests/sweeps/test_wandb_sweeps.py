@@ -15,7 +15,6 @@ sweep_utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 
 from hydra import compose, initialize_config_dir  # noqa: E402
 
-from stc_lab.backbones.checkpoints import POCKET_FOLDERS, POCKET_ROOT  # noqa: E402
 from stc_lab.config import conf_dir, validate  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,10 +55,8 @@ def test_sweep_file_has_what_wandb_asks_for(path: Path) -> None:
 
 
 def settings(command: list[str]):
-    """The settings of the point, valid; those of a backbone whose pocket model is not there only compose."""
     cfg = composed([word for word in command if not word.startswith("hydra.run.dir")])
-    if (POCKET_ROOT / POCKET_FOLDERS.get(cfg.backbone.name, cfg.backbone.name)).is_dir():
-        validate(cfg)
+    validate(cfg)
     return cfg
 
 
