@@ -36,7 +36,7 @@ class Record:
     ``context_start_s``: frames before it were not shown. ``chat_template``: whether one was applied to the prompt.
     ``meta``: facts of the benchmark for its scoring rule. ``polls``, for a question that waits for its moment, has one
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
-    of the poll that said yes, ``None`` when none did.
+    of the poll that said yes, ``None`` when none did. A model that decides by itself has its decisions there instead.
     ``fidelity``, and the columns of that name in ``frames``: likeness to the uncompressed run, with
     ``measure.fidelity`` (see ``stc_lab.measure.fidelity``).
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
 from stc_lab.backbones.dispider.decision import TEMPERATURE
 from stc_lab.backbones.dispider.model import DispiderModel
@@ -17,8 +18,6 @@ from stc_lab.pocket.training.batches import CELLS
 from stc_lab.pocket.training.causal import causal_hidden, last_states
 from stc_lab.pocket.training.dispider_labels import ABSENT
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, SHAPES
-
-from transformers import PreTrainedTokenizerBase  # isort: skip
 
 NUM_ANSWERS = (len(COLOR_NAMES) + 1, len(CORNERS) + 1)
 
