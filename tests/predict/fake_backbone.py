@@ -19,7 +19,7 @@ TOKENS = 9
 
 
 class FakeBackbone(torch.nn.Module):
-    """``kill_at``: the process kills itself at that question, if ``marker`` names a file that is there.
+    """``kill_at``: the process sends itself the signal ``kill_with`` at that question, if the file ``marker`` is there.
 
     ``fail_in``: sessions raise at the first question about frames as bright as that (a stand-in for a defect).
     """
@@ -29,11 +29,12 @@ class FakeBackbone(torch.nn.Module):
 
     def __init__(
         self, tokens_per_frame: int = TOKENS, kill_at: str | None = None, marker: str | None = None,
-        fail_in: str | None = None, log: str | None = None,
+        fail_in: str | None = None, log: str | None = None, kill_with: str = "SIGKILL",
     ) -> None:  # fmt: skip
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.kill_at, self.marker, self.fail_in, self.log = kill_at, marker, fail_in, log
+        self.kill_with = signal.Signals[kill_with]
 
     def open(self, cacher, pruner, timer: StageTimer | None = None) -> FakeSession:
         return FakeSession(self, pruner, timer or StageTimer())
@@ -98,6 +99,6 @@ class FakeSession:
     def _misbehave(self, question: Question) -> None:
         backbone = self.backbone
         if backbone.marker and question.question_id == backbone.kill_at and Path(backbone.marker).exists():
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), backbone.kill_with)
         if backbone.fail_in and question.question_id.startswith(backbone.fail_in):
             raise RuntimeError("a defect")

@@ -14,6 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.predict.run import run_experiment
+from stc_lab.predict.termination import EXIT_STATUS
 from stc_lab.results.records import RECORDS_FILE, answer_view, read_records
 
 HERE = Path(__file__).parent
@@ -37,13 +38,16 @@ def answers(run_dir: Path) -> list[str]:
     return sorted(json.dumps(view, sort_keys=True) for view in views)
 
 
-def test_killed_and_resumed_gives_the_same_records(make_cfg: MakeCfg, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill_with, status", [("SIGKILL", -signal.SIGKILL), ("SIGTERM", EXIT_STATUS)])
+def test_killed_and_resumed_gives_the_same_records(
+    make_cfg: MakeCfg, tmp_path: Path, kill_with: str, status: int
+) -> None:
     marker = tmp_path / "kill"
-    cfg = make_cfg(backbone__kill_at="v2@2.6", backbone__marker=str(marker))
+    cfg = make_cfg(backbone__kill_at="v2@2.6", backbone__kill_with=kill_with, backbone__marker=str(marker))
     run_experiment(cfg, tmp_path / "undisturbed")
     marker.touch()
     killed = run_elsewhere(cfg, tmp_path / "killed", tmp_path)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.returncode == status, killed.stderr
     assert len(read_records(tmp_path / "killed" / RECORDS_FILE)) == 7
     marker.unlink()
     run_experiment(cfg, tmp_path / "killed")
@@ -85,10 +89,11 @@ def test_two_processes_share_the_streams_and_give_the_same_records(make_cfg: Mak
 
 
 @pytest.mark.slow
-def test_two_processes_resume_what_one_began(make_cfg: MakeCfg, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill_with", ["SIGKILL", "SIGTERM"])
+def test_two_processes_resume_what_one_began(make_cfg: MakeCfg, tmp_path: Path, kill_with: str) -> None:
     marker = tmp_path / "kill"
     marker.touch()
-    cfg = make_cfg(backbone__kill_at="v2@2.6", backbone__marker=str(marker))
+    cfg = make_cfg(backbone__kill_at="v2@2.6", backbone__kill_with=kill_with, backbone__marker=str(marker))
     cfg.trainer.devices = 2
     killed = run_elsewhere(cfg, tmp_path / "run", tmp_path)
     assert killed.returncode != 0

@@ -26,6 +26,7 @@ from stc_lab.predict.recorder import Recorder, failure_reason
 from stc_lab.predict.shadowed import Shadowed
 from stc_lab.predict.stream_run import run_stream
 from stc_lab.predict.tasks import StreamTask
+from stc_lab.predict.termination import die_on_sigterm
 from stc_lab.pruners.none import NoPruner
 from stc_lab.results.records import Record
 from stc_lab.token_maps import Collector, TokenMaps
@@ -72,6 +73,8 @@ class StreamPredictor(LightningModule):
                 self.backbone = build(self.cfg.backbone)
 
     def on_predict_start(self) -> None:
+        if self.trainer.world_size > 1:
+            die_on_sigterm()
         if self.cfg.trainer.num_threads is not None:
             torch.set_num_threads(self.cfg.trainer.num_threads)
         reset_peak_memory(self.device)

@@ -25,6 +25,7 @@ from stc_lab.predict.module import StreamPredictor
 from stc_lab.predict.progress import StreamProgress
 from stc_lab.predict.quiet import quiet_lightning
 from stc_lab.predict.tasks import StreamTask, pending_tasks
+from stc_lab.predict.termination import ends_on_sigterm
 from stc_lab.predict.trainer import make_trainer
 from stc_lab.predict.writer import RecordWriter
 from stc_lab.results.fidelity import check_measured
@@ -120,7 +121,8 @@ class Point:
         cfg = OmegaConf.create(OmegaConf.to_container(self.cfg, resolve=True))
         module = StreamPredictor(cfg, self.benchmark, fingerprint, self.backbone, self._maps())
         callbacks = [RecordWriter(self.run_dir), StreamProgress(self.benchmark.fps)]
-        with quiet_lightning(), own_device(resolved_accelerator(cfg.trainer.accelerator), sweep_dir) as index:
+        device = own_device(resolved_accelerator(cfg.trainer.accelerator), sweep_dir)
+        with quiet_lightning(), ends_on_sigterm(), device as index:
             trainer = make_trainer(cfg.trainer, self.run_dir, callbacks, index)
             trainer.predict(module, datamodule=StreamDataModule(tasks), return_predictions=False)
         self.backbone = module.backbone

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-WARNINGS = (".*does not have many workers.*", ".*predict returned None.*", ".*isinstance.treespec, LeafSpec.*")
+WARNINGS = (
+    ".*does not have many workers.*",
+    ".*predict returned None.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*`srun` command is available.*",
+)
 
 
 def silence_lightning() -> None:

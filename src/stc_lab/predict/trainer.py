@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
@@ -39,9 +41,10 @@ class SpawnedProcesses(DDPStrategy):
     def __init__(self) -> None:
         super().__init__(start_method="spawn", timeout=LONGEST_WAIT)
 
-    def setup_environment(self) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A spawned process receives the trainer here, before anything of Lightning has run in it."""
         silence_lightning()
-        super().setup_environment()
+        super().__setstate__(state)
 
 
 def make_trainer(
@@ -50,11 +53,13 @@ def make_trainer(
     """A trainer that only predicts: no checkpoints, no logger, no bars of its own; on a certain device if asked to.
 
     The backbone is built in ``settings.precision`` (see :mod:`stc_lab.predict.precision`); the trainer casts nothing.
+    Processes are always our own: under Slurm a run is one task, which Lightning is kept from spreading or requeueing.
     """
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices if device_index is None else [device_index],
         strategy=SpawnedProcesses() if settings.devices > 1 else "auto",
+        plugins=[LightningEnvironment()],
         profiler=_profiler(settings.profiler, run_dir),
         callbacks=list(callbacks),
         default_root_dir=run_dir,
