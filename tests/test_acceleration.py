@@ -10,11 +10,11 @@ import torch
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
-    LlamaConfig,
     Qwen2Config,
     SiglipModel,
     SiglipVisionConfig,

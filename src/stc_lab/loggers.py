@@ -46,7 +46,8 @@ def wandb_logger(
 
     folder = Path(save_dir or ".").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"name": folder.name, "dir": str(folder), "project": project, "entity": entity, "group": group, "tags": tags}
+    about = {"name": folder.name, "dir": str(folder), "group": group, "tags": tags}
+    about |= {"project": project, "entity": entity}
     run = _start_run(wandb_mode(mode), may_go_offline=mode == "auto", about=about)
     return WandbLogger(experiment=run)
 

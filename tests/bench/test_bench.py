@@ -86,7 +86,8 @@ def test_prefill_bound_is_that_of_the_shapes():
     assert pruned.tokens == (16, 4) and full.tokens == (16, 16)
     assert 0 < pruned.overhead_ms < pruned.compressed_ms
     saving = full.uncompressed_ms - (pruned.compressed_ms - pruned.overhead_ms)
-    assert pruned.overhead_share == pytest.approx(pruned.overhead_ms / saving)
+    share = pruned.overhead_ms / saving if saving > 0 else None  # so small a model may well save nothing
+    assert pruned.overhead_share == (share if share is None else pytest.approx(share))
     assert full.overhead_share is None, "nothing is saved where nothing is pruned"
 
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("stc_lab.pocket.dataset", reason="the pocket world is not installed")
 
-from stc_lab.benchmarks import pocket  # noqa: E402
-from stc_lab.types import Question, Stream  # noqa: E402
+from stc_lab.benchmarks import pocket
+from stc_lab.types import Question, Stream
 
 
 def test_settings_reach_the_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

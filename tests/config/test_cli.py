@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from stc_lab.cli import main, objective
+from stc_lab.cli import objective
 
 SUMMARY = {"accuracy": 0.75, "latency_ms": {"vision": {"median": 12}}, "coverage": None, "note": "text"}
 
 
 @pytest.fixture
-def stc_lab(monkeypatch, tmp_path):
+def stc_lab(command_line):
     """``stc_lab("pruner.budget=8")`` runs the command line in a fresh folder and returns the exit status."""
     runs: list[tuple[OmegaConf, Path]] = []
 
@@ -29,18 +26,7 @@ def stc_lab(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return SUMMARY
 
-    def command(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["stc_lab", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            main()
-        except SystemExit as exit_:
-            return exit_.code
-        return 0
-
-    monkeypatch.setitem(sys.modules, "stc_lab.predict.run", SimpleNamespace(run_experiment=run_experiment))
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.chdir(tmp_path)
+    command = command_line(run_experiment)
     command.runs = runs
     return command
 

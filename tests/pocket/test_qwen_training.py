@@ -179,7 +179,8 @@ def test_a_short_recipe_makes_a_checkpoint(name: str, tmp_path: Path, monkeypatc
     trained = qwen_stages.train_language(
         name, NEW[name](), tmp_path, "streams", real, 1, start="places", shelves=shelves
     )
-    model = CLASSES[name](str(qwen_stages.export(name, NEW[name](), tmp_path, tmp_path / name)), dtype="float32")
+    exported = qwen_stages.export(name, NEW[name](), tmp_path, tmp_path / name, ("vision", "streams"))
+    model = CLASSES[name](str(exported), dtype="float32")
     state = model.model.model.language_model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in trained.decoder.state_dict().items())
     torch.testing.assert_close(model.model.model.visual.state_dict(), vision.visual.state_dict())

@@ -142,4 +142,5 @@ def test_vision_stage_shelves_and_export(tmp_path, encoder):
     assert not any(info.values())
     torch.testing.assert_close(loaded.model.vision_tower.state_dict(), model.tower.state_dict())
     torch.testing.assert_close(loaded.model.language_model.state_dict(), language.decoder.state_dict())
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("ring red A").input_ids == encoder.tokenizer("ring red A").input_ids
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("ring red A").input_ids == encoder.tokenizer("ring red A").input_ids

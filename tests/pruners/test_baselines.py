@@ -37,7 +37,7 @@ def test_even_grid_is_exact_for_every_budget(grid):
     for budget in range(1, grid[0] * grid[1] + 1):
         cells = even_grid(grid, budget)
         assert len(cells) == budget and (np.diff(cells) > 0).all()
-        assert 0 <= cells[0] and cells[-1] < grid[0] * grid[1]
+        assert cells[0] >= 0 and cells[-1] < grid[0] * grid[1]
 
 
 def test_even_grid_is_even():

@@ -68,7 +68,8 @@ def test_order_and_content_are_kept(pruner, frames):
 
 
 def test_all_tokens_is_no_pruning(method, make_frames):
-    for before, after in zip(frames := make_frames(num_frames=4), compress(make(method, budget=TOKENS), frames)):
+    frames = make_frames(num_frames=4)
+    for before, after in zip(frames, compress(make(method, budget=TOKENS), frames), strict=True):
         torch.testing.assert_close(after.tokens[after.positions.argsort()], before.tokens)
 
 

@@ -94,7 +94,7 @@ def test_a_window_of_one_frame_keeps_the_budget(frames):
 )
 def test_apportion(quotas, total, most, expected):
     counts = apportion(quotas, total, most)
-    assert sum(counts) == total and 1 <= min(counts) and max(counts) <= most
+    assert sum(counts) == total and min(counts) >= 1 and max(counts) <= most
     assert sorted(counts) == sorted(expected)
 
 

@@ -38,8 +38,8 @@ def page(browser, report_dir: Path):
     """The page on a desktop, without a network; the test fails when the console has seen an error."""
     resize(browser, *DESKTOP)
     browser.execute_cdp_cmd("Network.enable", {})
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions",
-                            {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0})  # fmt: skip
+    conditions = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
     browser.get((report_dir / "report.html").as_uri())
     wait_until_ready(browser)
     yield browser

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("wandb_workspaces")
 
-from stc_lab.report.wandb_report import COSTS as AXES  # noqa: E402
-from stc_lab.report.wandb_report import KNOBS, SPEC_FILE, publish  # noqa: E402
-from stc_lab.results.axes import COSTS  # noqa: E402
+from stc_lab.report.wandb_report import COSTS as AXES
+from stc_lab.report.wandb_report import KNOBS, SPEC_FILE, publish
+from stc_lab.results.axes import COSTS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_offline_report_is_described_with_the_frontier_first(tmp_path: Path) -> 
     spec = json.loads((tmp_path / SPEC_FILE).read_text())
     assert spec["project"] == {"name": "lab", "entityName": "team"}
     panels = [c for c in find(spec, "config") if "xAxis" in c]
-    assert [panel["xAxis"] for panel in panels][0] == "summary:axis/tokens_per_frame"
+    assert panels[0]["xAxis"] == "summary:axis/tokens_per_frame"
     assert {panel["xAxis"] for panel in panels} == {f"summary:{axis}" for axis in AXES.values()}
     assert {panel["yAxis"] for panel in panels} == {"summary:axis/accuracy"}
 

@@ -20,7 +20,7 @@ from stc_lab.results.logging import result_logger, scalars
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from offline_wandb import read_run  # noqa: E402
+from offline_wandb import read_run
 
 SUMMARY = {
     "accuracy": 0.8,

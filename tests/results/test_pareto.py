@@ -10,13 +10,12 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from stc_lab.results.frontier import make_frontier
 from stc_lab.config.schema import ReportSettings
 from stc_lab.results.axes import COSTS
+from stc_lab.results.frontier import make_frontier
 from stc_lab.results.hypervolume import hypervolume, hypervolumes
 from stc_lab.results.labels import line_labels
 from stc_lab.results.pareto import TIMING_COLUMNS, non_dominated, read_sweep
-
 
 NO_PAGE = ReportSettings(page=False)  # the page has tests of its own
 
@@ -118,7 +117,8 @@ def test_hypervolume_by_hand() -> None:
 def test_hypervolume_equals_a_count_of_cells() -> None:
     rng = np.random.default_rng(1)
     accuracy, cost = rng.integers(1, 10, 12), rng.integers(0, 10, 12)
-    cells = sum(any(accuracy > row) and min(cost[accuracy > row]) <= column for row in range(10) for column in range(10))
+    area = [(row, column) for row in range(10) for column in range(10)]
+    cells = sum(any(accuracy > row) and min(cost[accuracy > row]) <= column for row, column in area)
     assert hypervolume(accuracy, cost, 0, 10) == cells
 
 

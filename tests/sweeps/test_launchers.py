@@ -114,8 +114,10 @@ def test_a_killed_multirun_does_only_what_is_missing(sweep: Sweep) -> None:
 
 LAUNCHERS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local",
-                                                                 "hydra.launcher.timeout_min=10"]),  # fmt: skip
+    "submitit_local": (
+        "hydra_plugins.hydra_submitit_launcher",
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"],
+    ),
 }
 
 

@@ -27,7 +27,7 @@ def test_reading_in_steps_equals_reading_at_once(clip: Path, reader: str, remote
             part = list(source.frames(until_s))
             assert all(frame.grid_time_s <= until_s + 1e-6 for frame in part)
             in_steps += part
-            assert source.num_read == len(in_steps) and source.next_time_s > until_s or source.ended
+            assert (source.num_read == len(in_steps) and source.next_time_s > until_s) or source.ended
     assert [frame.index for frame in in_steps] == [frame.index for frame in at_once]
     for frame, reference in zip(in_steps, at_once, strict=True):
         assert np.array_equal(frame.pixels, reference.pixels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -31,6 +33,17 @@ WORDS = (
 )
 
 
+def extended_tokenizer(phrases: Sequence[str], markers: Sequence[str]) -> PreTrainedTokenizerFast:
+    """The same with phrases and markers of another system behind its own words; numbers are read by digits."""
+    tokenizer = build_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, digits])
+    backend.add_tokens(_whole(phrases))
+    backend.add_special_tokens(_whole(markers))
+    return tokenizer
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer that knows the Qwen2 chat markers; unknown words become ``<unk>``."""
     words = list(dict.fromkeys([*SPECIAL, *PHRASES, *WORDS]))
@@ -39,8 +52,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]
     )
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    tokenizer.add_tokens([AddedToken(p, lstrip=True, rstrip=True, normalized=False) for p in PHRASES])
-    tokenizer.add_special_tokens([AddedToken(s, lstrip=True, rstrip=True, normalized=False) for s in SPECIAL])
+    tokenizer.add_tokens(_whole(PHRASES))
+    tokenizer.add_special_tokens(_whole(SPECIAL))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -49,3 +62,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
         clean_up_tokenization_spaces=False,
     )
+
+
+def _whole(texts: Sequence[str]) -> list[AddedToken]:
+    """Each is one token, whatever blanks stand around it."""
+    return [AddedToken(text, lstrip=True, rstrip=True, normalized=False) for text in texts]

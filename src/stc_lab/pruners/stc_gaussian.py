@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from stc_lab.pruners.closeness import gaussian_closeness, quiet_channels
 from stc_lab.pruners.history import MeanHistory
 from stc_lab.pruners.selecting import ScorePruner
+
 
 @dataclass(frozen=True, kw_only=True)
 class STCGaussianPruner(ScorePruner):
@@ -61,10 +61,8 @@ class STCGaussianPruner(ScorePruner):
         return 2 * num_tokens * dim + 3 * num_tokens * dim
 
     def _memory(self, tokens: Tensor, channels: Tensor, state: MeanHistory) -> Tensor | None:
-        if self.memory_includes_current:
-            memory = state.mean_with(self._summary(tokens, channels))
-        else:
-            memory = state.mean()
+        includes = self.memory_includes_current
+        memory = state.mean_with(self._summary(tokens, channels)) if includes else state.mean()
         return memory if memory is None or self.channel_mixing else memory[channels]
 
     def _summary(self, tokens: Tensor, channels: Tensor | None) -> Tensor:

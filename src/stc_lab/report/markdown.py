@@ -20,8 +20,8 @@ HEAD = (
     *(f"{stage} ms" for stage in STAGES), "FLOPs per frame",
 )  # fmt: skip
 NOTE = (
-    "Differences are percentage points with 95 % interval, question by question; **bold** where the interval leaves out "
-    "zero. Times are medians per frame (25th to 75th percentile)."
+    "Differences are percentage points with 95 % interval, question by question; **bold** where the interval leaves "
+    "out zero. Times are medians per frame (25th to 75th percentile)."
 )
 
 
@@ -34,7 +34,8 @@ def write_markdown(sweep: Sweep, out: Path, paired: Mapping[str, Any]) -> Path:
     differences = {(row["run"], row["choice"]): _difference(row) for row in rows}
     order = ["benchmark", "achieved_tokens", "accuracy"]
     points = sweep.points.sort_values(order, ascending=[True, False, False])
-    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(sweep, p, differences)) for _, p in points.iterrows())]
+    rows = [_line(_cells(sweep, point, differences)) for _, point in points.iterrows()]
+    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *rows]
     path = out / TABLE_FILE
     path.write_text("\n".join([*lines, "", NOTE, ""]), encoding="utf-8")
     return path

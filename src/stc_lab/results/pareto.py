@@ -85,7 +85,7 @@ def benchmark_names(runs: Iterable[Run]) -> dict[str, str]:
     names = {name: dataset for name, (dataset, _, _) in keys.items()}
     for part, describe in ((1, lambda key: f" ({key[1]})"), (2, lambda key: f" on {key[2]}")):
         seen: dict[str, set[str]] = {}
-        for name, key in keys.items():
+        for key in keys.values():
             seen.setdefault(key[0], set()).add(key[part])
         names = {name: names[name] + (describe(key) if len(seen[key[0]]) > 1 else "") for name, key in keys.items()}
     return names

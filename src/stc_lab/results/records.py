@@ -21,18 +21,18 @@ FIDELITY_FIELD = "fidelity"
 class Record:
     """What became of one question.
 
-    ``time_s`` is ``None`` for a question at the end of the video. ``status``: ``answered``; ``unanswered``
-    when no answer could be read (where an official rule judges texts: when nothing was said); ``failed`` with ``reason`` when the stream broke. ``error`` is set only when
-    the cause was a defect of the program or the machine (out of memory), not of the video. ``correct`` is
-    ``None`` without a gold answer. ``frames`` holds one list entry per frame since the previous question:
-    ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``, ``vision_batch_size``
-    (frames that passed the tower together), ``num_source_frames`` (video frames that an entry stands for, where not
-    1), ``commentary`` (what was said by itself: start, stop, text), ``latency_ms`` and ``flops`` per stage, besides ``num_warmup`` (that many
-    first frames are not for latency statistics), ``wait_ms`` (all in all, the loop waited so long for the video: to
-    open, and for frames not decoded in time) and ``start_ms`` (time to open the session: its first prompt).
-    ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the time since the previous
-    record was made, loop, records and progress display included. ``memory`` holds ``peak_mem_gib`` and the
-    session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.
+    ``time_s`` is ``None`` for a question at the end of the video. ``status``: ``answered``; ``unanswered`` when no
+    answer could be read (where an official rule judges texts: when nothing was said); ``failed`` with ``reason`` when
+    the stream broke. ``error`` is set only when the cause was a defect of the program or the machine (out of memory),
+    not of the video. ``correct`` is ``None`` without a gold answer. ``frames`` holds one list entry per frame since the
+    previous question: ``timestamp_s``, ``num_tokens``, ``num_tokens_full``, ``is_reference``, ``update_ratio``,
+    ``vision_batch_size`` (frames that passed the tower together), ``num_source_frames`` (video frames that an entry
+    stands for, where not 1), ``commentary`` (what was said by itself: start, stop, text), ``latency_ms`` and ``flops``
+    per stage, besides ``num_warmup`` (that many first frames are not for latency statistics), ``wait_ms`` (all in all,
+    the loop waited so long for the video: to open, and for frames not decoded in time) and ``start_ms`` (time to open
+    the session: its first prompt). ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the
+    time since the previous record was made, loop, records and progress display included. ``memory`` holds
+    ``peak_mem_gib`` and the session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.
     ``context_start_s``: frames before it were not shown. ``chat_template``: whether one was applied to the prompt.
     ``meta``: facts of the benchmark for its scoring rule. ``polls``, for a question that waits for its moment, has one
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time

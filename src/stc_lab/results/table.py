@@ -56,8 +56,8 @@ def format_count(value: float | None) -> str:
 
 def _title(summary: Summary) -> str:
     run = summary["run"]
-    sizes = f"{summary['num_streams']} streams, {summary['num_questions']} questions, {summary['fps']:g} frames a second"
-    return f"{run['backbone']} on {run['dataset']}: {sizes}"
+    sizes = f"{summary['num_streams']} streams, {summary['num_questions']} questions"
+    return f"{run['backbone']} on {run['dataset']}: {sizes}, {summary['fps']:g} frames a second"
 
 
 def _label(summary: Summary) -> str:

@@ -6,7 +6,6 @@ import importlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stc_lab.scoring.importers.base import Imported, Prediction

@@ -42,7 +42,7 @@ class ReadAhead:
                 self._fill(decoder)
             finally:
                 decoder.close()
-        except Exception as error:  # noqa: BLE001 - it travels to the caller
+        except Exception as error:
             self._items.put(error)
 
     def _fill(self, decoder: Decoder) -> None:

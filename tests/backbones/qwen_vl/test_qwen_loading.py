@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from stc_lab.backbones.livecc import LiveCC
 from stc_lab.backbones.qwen_vl import pocket
 from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers import NoCacher, STCCacher
-from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 
 BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
@@ -35,19 +33,6 @@ def folder(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> Path:
 
 def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Any attempt to reach the network fails the test, and the hub's cache is empty."""
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("tried to reach the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def test_official_and_new_key_layout_are_loaded_bit_by_bit(name: str, folder: Path) -> None:

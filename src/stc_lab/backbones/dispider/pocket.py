@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import AddedToken, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +18,7 @@ from stc_lab.backbones.dispider.model import DispiderModel, Rows
 from stc_lab.backbones.dispider.prompts import CHOICE_START, SYSTEM
 from stc_lab.backbones.dispider.sequence import ANSWERED, TO_DO
 from stc_lab.backbones.dispider.sizes import DispiderSizes
-from stc_lab.pocket.tokenizer import build_tokenizer
+from stc_lab.pocket.tokenizer import extended_tokenizer
 
 MARKERS = (ANSWERED, TO_DO, SILENT)
 PHRASES = (SYSTEM, CHOICE_START, "USER:", "ASSISTANT:", "This contains a clip sampled in", "seconds")
@@ -67,13 +66,7 @@ SIZES = DispiderSizes(
 
 def pocket_tokenizer() -> PreTrainedTokenizerFast:
     """The pocket tokenizer with Dispider's markers and phrases after its own words; numbers are read by digits."""
-    tokenizer = build_tokenizer()
-    backend = tokenizer.backend_tokenizer
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, digits])
-    backend.add_tokens([AddedToken(p, lstrip=True, rstrip=True, normalized=False) for p in PHRASES])
-    backend.add_special_tokens([AddedToken(m, lstrip=True, rstrip=True, normalized=False) for m in MARKERS])
-    return tokenizer
+    return extended_tokenizer(PHRASES, MARKERS)
 
 
 def new_pocket_dispider(start: Path | None = POCKET_ROOT / "rekv", seed: int = 0) -> DispiderModel:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import AddedToken, pre_tokenizers
 from torch import nn
 from transformers import (
     GenerationConfig,
@@ -24,7 +23,7 @@ from transformers import (
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.qwen_vl.pocket_start import start_from_rekv
 from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, CHOOSE, VIDEO_PAD, VISION_END, VISION_START
-from stc_lab.pocket.tokenizer import build_tokenizer
+from stc_lab.pocket.tokenizer import extended_tokenizer
 
 REKV = POCKET_ROOT / "rekv"
 TOKENS = 14 * 14
@@ -75,13 +74,7 @@ PIXELS = {
 
 def pocket_tokenizer() -> PreTrainedTokenizerFast:
     """The pocket tokenizer with the vision markers and phrases behind its own words; numbers are read by digits."""
-    tokenizer = build_tokenizer()
-    backend = tokenizer.backend_tokenizer
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, digits])
-    backend.add_tokens([AddedToken(phrase, lstrip=True, rstrip=True, normalized=False) for phrase in PHRASES])
-    backend.add_special_tokens([AddedToken(marker, lstrip=True, rstrip=True, normalized=False) for marker in MARKERS])
-    return tokenizer
+    return extended_tokenizer(PHRASES, MARKERS)
 
 
 def new_pocket_livecc(start: Path | None = REKV, seed: int = 0) -> Qwen2VLForConditionalGeneration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 import torch
@@ -124,4 +125,4 @@ class EventForest:
 
 
 def _pair_means(values: Sequence[float]) -> Tensor:
-    return torch.tensor([(a + b) / 2 for a, b in zip(values, values[1:])], dtype=torch.float32)
+    return torch.tensor([(a + b) / 2 for a, b in pairwise(values)], dtype=torch.float32)

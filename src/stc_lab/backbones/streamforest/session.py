@@ -90,7 +90,7 @@ class StreamForestSession(PromptedSession):
     def _segments(self, view: MemoryView, projected: Tensor) -> list[list[VisualTokens]]:
         """The projected tokens [N, H] as units: shares of events, frames of the window, newest frames."""
         lengths = [[event.shape[1]] * len(event) for event in view.events]
-        event_times = [time for time, event in zip(view.times, view.events) for _ in range(len(event))]
+        event_times = [time for time, event in zip(view.times, view.events, strict=False) for _ in range(len(event))]
         frame_times = view.times[len(view.events) :]
         groups = (
             ([length for event in lengths for length in event], event_times),

@@ -16,7 +16,6 @@ from stc_lab.language.kv.base import DecoderShape, tensor_bytes
 from stc_lab.language.kv.buffer import KVBuffer
 from stc_lab.language.masks import BandMask, FadingMask, far_mask
 
-
 SPLIT_ABOVE = 4096
 """Keys in the middle of a window above which they are read without a mask, apart from those at its two ends. The
 masked kernel takes a third longer and a mask as large as the window; splitting costs a few small operations."""

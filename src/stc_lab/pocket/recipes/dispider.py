@@ -24,7 +24,8 @@ from stc_lab.pocket.training.dispider_compressor import Compressor
 from stc_lab.pocket.training.dispider_reaction import DispiderQuestions, ReactionBatches, ReactionModel, Rememberer
 from stc_lab.pocket.training.dispider_shelf import ClipShelf, build_clip_shelf
 from stc_lab.pocket.training.dispider_vision import DispiderVision
-from stc_lab.pocket.training.loop import Stage, run_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage
+from stc_lab.pocket.training.optimizers import muon_and_adamw
 
 SIZES = {12: 480, 28: 70}
 """Streams per duration in seconds."""
@@ -40,14 +41,7 @@ def train_vision(folder: Path, num_steps: int = 450, batch: int = 8) -> Dispider
     """Tower and projectors of patches, about 7 CPU minutes."""
     vision = DispiderVision(new_pocket_dispider())
     vision.start_norm(np.random.default_rng(0))
-    stage = Stage(
-        name="vision",
-        model=vision,
-        optimizers=dispider_vision.optimizers(vision),
-        loss=lambda step: vision.loss(np.random.default_rng([1, step]), batch),
-        num_steps=num_steps,
-    )
-    run_stage(stage, folder)
+    run_vision_stage("vision", vision, dispider_vision.optimizers(vision), folder, num_steps, batch)
     return vision
 
 
@@ -120,19 +114,11 @@ def _compressor_stage(
     folder: Path, name: str, compressor: Compressor, batches: ClipBatches, num_steps: int, muon_lr: float
 ) -> Compressor:
     loss = lambda step: clip_loss(compressor, batches[step])  # noqa: E731
-    run_stage(Stage(name, compressor.train(), _optimizers(compressor, muon_lr), loss, num_steps), folder)
+    optimizers = muon_and_adamw(
+        compressor, compressor.decoder.layers, muon_lr, 0.15 * muon_lr, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    run_stage(Stage(name, compressor.train(), optimizers, loss, num_steps), folder)
     return compressor
-
-
-def _optimizers(compressor: Compressor, muon_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for all else."""
-    matrices = [p for p in compressor.decoder.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in compressor.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=0.15 * muon_lr, betas=(0.9, 0.95), weight_decay=0.01),
-    ]
 
 
 def _trained(model: nn.Module, folder: Path, stage: str) -> nn.Module:

@@ -2,7 +2,7 @@
 
 Stages: vision (tower and merger), places (where a visual token lies), words (language model on labels,
 in LiveCC's turns), binding (letters to options), shelves and streams (language
-model on what the tower really says).
+model on what the tower really says), speech (more of the same).
 """
 
 from __future__ import annotations
@@ -67,6 +67,15 @@ def train_streams(folder: Path, num_steps: int = 480) -> QwenLanguage:
     )
 
 
+def train_speech(folder: Path, num_steps: int = 800) -> QwenLanguage:
+    """The same from a fresh schedule on: comments take longer to learn than answers."""
+    shelves = build_shelves(folder)
+    model = new_pocket_livecc()
+    return qwen_stages.train_language(
+        "livecc", model, folder, "speech", {0: MANY}, num_steps, start="streams", shelves=shelves
+    )
+
+
 def export(folder: Path) -> Path:
     """Write the checkpoint of ``backbone=livecc``."""
     return qwen_stages.export("livecc", new_pocket_livecc(), folder)
@@ -79,5 +88,6 @@ STAGES = {
     "binding": train_binding,
     "shelves": build_shelves,
     "streams": train_streams,
+    "speech": train_speech,
     "export": export,
 }

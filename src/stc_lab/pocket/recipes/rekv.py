@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -29,20 +28,13 @@ from stc_lab.pocket.training.batches import (
 )
 from stc_lab.pocket.training.features import Shelf, TokenBatches, build_shelf
 from stc_lab.pocket.training.language import Ahead, LanguageModel
-from stc_lab.pocket.training.loop import Stage, run_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage
 
 
 def train_vision(folder: Path, num_steps: int = 1400, batch: int = 12) -> vision.VisionModel:
     """Tower and projector, about 25 CPU minutes."""
     model = vision.VisionModel(new_pocket(build_tokenizer()))
-    stage = Stage(
-        name="vision",
-        model=model,
-        optimizers=vision.optimizers(model),
-        loss=lambda step: model.loss(np.random.default_rng([1, step]), batch),
-        num_steps=num_steps,
-    )
-    run_stage(stage, folder)
+    run_vision_stage("vision", model, vision.optimizers(model), folder, num_steps, batch)
     return model
 
 
@@ -70,7 +62,8 @@ def _language(
 
 def train_binding(folder: Path, num_steps: int = 250) -> LanguageModel:
     """Letters to options, text only, about 3 CPU minutes."""
-    return _language(folder, "binding", None, BindingBatches(QuestionEncoder(build_tokenizer()), seed=2), num_steps, 1e-3)
+    batches = BindingBatches(QuestionEncoder(build_tokenizer()), seed=2)
+    return _language(folder, "binding", None, batches, num_steps, 1e-3)
 
 
 def train_stills(folder: Path, num_steps: int = 700) -> LanguageModel:

@@ -1,7 +1,7 @@
 """The pocket model of StreamingVLM: a vision part of its own, a language part that starts from that of LiveCC's pocket.
 
-Stages: vision and sharper (tower and merger), shelves, streams and longer (language model on labels and on what the
-tower really says, in rounds on three axes, of which long streams have lost the oldest).
+Stages: vision and sharper (tower and merger), shelves, streams, longer and speech (language model on labels and on what
+the tower really says, in rounds on three axes, of which long streams have lost the oldest).
 """
 
 from __future__ import annotations
@@ -57,9 +57,16 @@ def train_longer(folder: Path, num_steps: int = 220) -> QwenLanguage:
     )
 
 
+def train_speech(folder: Path, num_steps: int = 800) -> QwenLanguage:
+    """And once more: comments take longer to learn than answers."""
+    return qwen_stages.train_language(
+        "streamingvlm", _start(), folder, "speech", {0: MANY}, num_steps, start="longer", shelves=build_shelves(folder)
+    )
+
+
 def export(folder: Path) -> Path:
     """Write the checkpoint of ``backbone=streamingvlm``."""
-    return qwen_stages.export("streamingvlm", new_pocket_streamingvlm(), folder, stages=("sharper", "longer"))
+    return qwen_stages.export("streamingvlm", new_pocket_streamingvlm(), folder, stages=("sharper", "speech"))
 
 
 STAGES = {
@@ -68,5 +75,6 @@ STAGES = {
     "shelves": build_shelves,
     "streams": train_streams,
     "longer": train_longer,
+    "speech": train_speech,
     "export": export,
 }

@@ -51,7 +51,7 @@ class QuestionEncoder:
         words = self.tokenizer([q.right for row in padded for q in row]).input_ids
         rows = torch.full((3, len(ids), self.length), IGNORE)
         rows[0] = self.tokenizer.pad_token_id
-        for i, (row, word) in enumerate(zip(ids, words)):
+        for i, (row, word) in enumerate(zip(ids, words, strict=True)):
             assert len(row) <= self.length, f"question of {len(row)} tokens"
             rows[0, i, : len(row)] = torch.tensor(row)
             rows[1, i, len(row) - 3 : len(row) - 1] = torch.tensor(row[-2:])
@@ -65,14 +65,14 @@ class QuestionEncoder:
 
     @staticmethod
     def _text(q: PocketQuestion) -> str:
-        options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", q.options))
+        options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", q.options, strict=False))
         body = f"\nQuestion: {q.text}\nOptions:\n{options}\nOnly give the best option."
         return f"{body}<|im_end|><|im_start|>assistant\nBest option: ({q.answer}<|im_end|>"
 
 
 @dataclass
 class StreamBatch:
-    """S streams of T frames of B chosen cells: ``cells`` int [S, T, B], ``labels`` or ``streams`` tell what they hold."""
+    """S streams of T frames of B chosen cells: ``cells`` int [S, T, B]; ``labels`` or ``streams``: what they hold."""
 
     cells: Tensor
     kind: Tensor

@@ -49,7 +49,7 @@ class VisualCode:
         quarters = self.place.view(2, side // 2, 2, side // 2, -1).mean(dim=(1, 3)).flatten(0, 1)
         quarters = quarters - quarters.mean(dim=0)
         directions = torch.cat([self.kind[: len(SHAPES)], self.color[: len(COLOR_NAMES)], quarters])
-        return dict(zip((*SHAPES, *COLOR_NAMES, *CORNERS), normalize(directions, dim=-1)))
+        return dict(zip((*SHAPES, *COLOR_NAMES, *CORNERS), normalize(directions, dim=-1), strict=True))
 
 
 def _place_waves(cells: int) -> Tensor:

@@ -12,6 +12,7 @@ from stc_lab.backbones.dispider.model import DispiderModel, mix
 from stc_lab.backbones.dispider.pocket import PIXELS, SIZES
 from stc_lab.backbones.dispider.preprocessing import SquarePreprocessor
 from stc_lab.pocket.training.codes import VisualCode
+from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.vision import DenseHead, dense_scene
 from stc_lab.pocket.world.codec import codec_like
 from stc_lab.pocket.world.labels import BACKGROUND, CellLabels, cell_labels
@@ -74,14 +75,8 @@ def pixels_of(frames: Sequence[np.ndarray]) -> Tensor:
 
 
 def optimizers(model: DispiderVision, muon_lr: float = 0.008, adamw_lr: float = 1.5e-3) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else."""
-    matrices = [p for p in model.vision.encoder.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0),
-    ]
+    """Muon for the blocks."""
+    return muon_and_adamw(model, model.vision.encoder, muon_lr, adamw_lr)
 
 
 def _pictures(rng: np.random.Generator, size: int) -> tuple[Tensor, list[Renderer]]:

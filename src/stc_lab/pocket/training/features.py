@@ -102,5 +102,6 @@ class TokenBatches(Dataset):
         labels = [label_stream(script) for script in scripts]
         questions = [sample_questions(script, mix.num_questions, step + 1, emphasis=mix.emphasis) for script in scripts]
         batch = gather_batch(rng, labels, questions, self.encoder, budget, torch.from_numpy(chosen))
-        tokens = np.stack([np.take_along_axis(shelf.tokens[i], c[..., None], 1) for i, c in zip(chosen, batch.cells.numpy())])
+        places = zip(chosen, batch.cells.numpy(), strict=True)
+        tokens = np.stack([np.take_along_axis(shelf.tokens[i], cells[..., None], 1) for i, cells in places])
         return torch.from_numpy(tokens).float(), batch

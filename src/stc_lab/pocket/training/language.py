@@ -47,7 +47,8 @@ class LanguageModel(nn.Module):
         size, _, budget = tokens.shape[:3]
         init = embed(self.encoder.init_ids).expand(size, -1, -1)
         prefix = torch.cat([init, tokens.flatten(1, 2).reshape(size, -1, init.shape[-1])], dim=1)
-        return packed_hidden(self.decoder, prefix, embed(ids), init.shape[1] + frames_seen.clamp(max=tokens.shape[1]) * budget)
+        num_seen = init.shape[1] + frames_seen.clamp(max=tokens.shape[1]) * budget
+        return packed_hidden(self.decoder, prefix, embed(ids), num_seen)
 
     def _symbols(self, batch: StreamBatch) -> Tensor:
         if not batch.cells.numel():

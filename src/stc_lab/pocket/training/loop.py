@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -50,12 +51,26 @@ def run_stage(stage: Stage, folder: Path) -> None:
         _save(stage, path, stage.num_steps)
 
 
+def run_vision_stage(
+    name: str,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    folder: Path,
+    num_steps: int,
+    batch: int,
+    seed: int = 1,
+) -> None:
+    """A stage on ``model.loss(rng, batch)``, fresh pictures in every step."""
+    loss = lambda step: model.loss(np.random.default_rng([seed, step]), batch)  # noqa: E731
+    run_stage(Stage(name, model, optimizers, loss, num_steps), folder)
+
+
 def _set_lr(stage: Stage, base_lrs: list[list[float]], step: int) -> None:
     progress = step / max(1, stage.num_steps - 1)
     cosine = stage.final_lr_ratio + (1 - stage.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
     factor = min(1.0, (step + 1) / max(1, stage.warmup_steps)) * cosine
-    for optimizer, lrs in zip(stage.optimizers, base_lrs):
-        for group, lr in zip(optimizer.param_groups, lrs):
+    for optimizer, lrs in zip(stage.optimizers, base_lrs, strict=True):
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr * factor
 
 
@@ -64,7 +79,7 @@ def _load(stage: Stage, path: Path) -> int:
         return 0
     state = torch.load(path, weights_only=True)
     stage.model.load_state_dict(state["model"])
-    for optimizer, saved in zip(stage.optimizers, state["optimizers"]):
+    for optimizer, saved in zip(stage.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"]
 

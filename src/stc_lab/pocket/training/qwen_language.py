@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stc_lab.backbones.qwen_vl.pocket import PLACE_LAYERS
-from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, CHOOSE
+from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, ASSISTANT, CHOOSE
 from stc_lab.pocket.training.batches import IGNORE
 from stc_lab.pocket.training.codes import SCALE
 from stc_lab.pocket.training.language import FLIP_SHARE
+from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.qwen_codes import PairCode
 from stc_lab.pocket.training.qwen_collate import LETTER, SPEECH, WORD, TurnBatch
 from stc_lab.pocket.training.qwen_packed import packed_hidden
@@ -25,6 +26,9 @@ NOISE_RMS = 0.12
 WEIGHTS = {LETTER: 2.0, WORD: 0.5, SPEECH: 1.0}
 NAMES = {LETTER: "letter", WORD: "word", SPEECH: "speech"}
 PLACE_WEIGHT = 1.0
+SILENCE_WEIGHT = 0.4
+"""Of a reply that says nothing, as most do: at par, a model that sees that something happens, and not yet what, learns
+to be silent."""
 
 
 class QwenLanguage(nn.Module):
@@ -59,11 +63,19 @@ class QwenLanguage(nn.Module):
             mask = batch.labels[kind] != IGNORE
             if mask.any():
                 labels, logits = batch.labels[kind][mask], self.lm_head(hidden[mask])
-                loss = F.cross_entropy(logits, labels)
+                loss = self._loss(logits, labels, kind, batch.ids[mask])
                 total = total + WEIGHTS[kind] * loss
                 metrics[name] = loss.item()
                 metrics[f"{name}_acc"] = self._accuracy(logits, labels, kind)
         return total, metrics
+
+    def _loss(self, logits: Tensor, labels: Tensor, kind: int, ids: Tensor) -> Tensor:
+        """Mean cross entropy; ``ids``: the tokens behind which ``labels`` are to be said."""
+        if kind != SPEECH:
+            return F.cross_entropy(logits, labels)
+        is_silent = (labels == self.words.silence_id) & (ids == self.words.token_ids(ASSISTANT)[-1])
+        weights = torch.where(is_silent, SILENCE_WEIGHT, 1.0)
+        return (weights * F.cross_entropy(logits, labels, reduction="none")).sum() / weights.sum()
 
     def _embedded(self, batch: TurnBatch) -> Tensor:
         x = self.decoder.embed_tokens(batch.ids)
@@ -103,11 +115,5 @@ class QwenLanguage(nn.Module):
 
 
 def optimizers(model: QwenLanguage, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for all else."""
-    matrices = [p for p in model.decoder.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.95), weight_decay=0.01),
-    ]
+    """Muon for the layers."""
+    return muon_and_adamw(model, model.decoder.layers, muon_lr, adamw_lr, betas=(0.9, 0.95), weight_decay=0.01)

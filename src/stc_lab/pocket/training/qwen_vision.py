@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stc_lab.backbones.qwen_vl.pocket import PIXELS
 from stc_lab.backbones.qwen_vl.preprocessing import PairPreprocessor
+from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.qwen_codes import PairCode, PairLabels
 from stc_lab.pocket.training.vision import DenseHead
 from stc_lab.pocket.world.codec import codec_like
@@ -133,11 +134,5 @@ def look_at_second_frame(visual: nn.Module) -> None:
 
 
 def optimizers(model: QwenVision, muon_lr: float = 0.015, adamw_lr: float = 2e-3) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else."""
-    matrices = [p for p in model.visual.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0),
-    ]
+    """Muon for the blocks."""
+    return muon_and_adamw(model, model.visual.blocks, muon_lr, adamw_lr)

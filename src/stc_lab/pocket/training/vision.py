@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lab.pocket.training.codes import VisualCode
+from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.world.codec import codec_like
 from stc_lab.pocket.world.labels import BACKGROUND, NUM_COLORS, NUM_KINDS, cell_labels
 from stc_lab.pocket.world.render import Renderer
@@ -105,11 +106,5 @@ def _patch_labels(renderers: list[Renderer]) -> tuple[Tensor, Tensor]:
 
 
 def optimizers(model: VisionModel, muon_lr: float = 0.02, adamw_lr: float = 2e-3) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks (it learns shapes in a third of the steps), AdamW for all else."""
-    matrices = [p for n, p in model.tower.encoder.named_parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0),
-    ]
+    """Muon for the blocks."""
+    return muon_and_adamw(model, model.tower.encoder, muon_lr, adamw_lr)

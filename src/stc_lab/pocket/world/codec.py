@@ -15,7 +15,8 @@ def write_video(renderer: Renderer, path: Path, fps: int = NATIVE_FPS, crf: int 
     """Encode the whole script as h264 (yuv420p, one thread, so that a given encoder build repeats itself)."""
     script = renderer.script
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "threads": "1"})
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
         first = renderer.frame(0.0)
         stream.height, stream.width = first.shape[:2]

@@ -200,7 +200,7 @@ def sample_questions(
     groups = [families[i % len(families)] for i in range(num_questions)]
     letters = np.concatenate([rng.permutation(4) for _ in range(num_questions // 4 + 1)])
     questions, asked = [], set()
-    for group, letter in zip(groups, letters):
+    for group, letter in zip(groups, letters, strict=False):
         for _ in range(40):
             question = _try(rng, script, group, int(letter), first_s, emphasis)
             if question is not None and (key := (question.time_s, question.text)) not in asked:

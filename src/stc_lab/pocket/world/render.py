@@ -60,7 +60,7 @@ class Renderer:
         """The picture at ``time_s``: uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
         ground, left = self.ground(time_s)
         image = ground.image[TOP : TOP + IMAGE_SIZE, left : left + IMAGE_SIZE].copy()
-        for track, tint in zip(self.script.tracks, self._tints):
+        for track, tint in zip(self.script.tracks, self._tints, strict=True):
             if track.is_visible(time_s):
                 _draw(image, track, time_s, tint)
         image += self.script.noise_sigma * self._noise_at(time_s)

@@ -34,7 +34,7 @@ class Track:
 
     def position(self, time_s: float) -> tuple[float, float]:
         """Centre (x, y) in pixels at ``time_s``, linear between way points."""
-        times, xs, ys = zip(*self.path)
+        times, xs, ys = zip(*self.path, strict=True)
         return float(np.interp(time_s, times, xs)), float(np.interp(time_s, times, ys))
 
     @property

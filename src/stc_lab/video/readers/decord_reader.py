@@ -109,7 +109,7 @@ class DecordReader:
             raise UnfitForDecord("decord gives other time stamps than the file")
 
 
-def _import_decord():  # noqa: ANN202 - the module, which has no type
+def _import_decord():
     """The module, told to keep its log to itself."""
     try:
         import decord
