@@ -2,7 +2,7 @@
 
 Stages: vision (tower and merger), places (where a visual token lies), words (language model on labels,
 in LiveCC's turns), binding (letters to options), shelves and streams (language
-model on what the tower really says), speech (more of the same).
+model on what the tower really says), speech and fluency (more of the same).
 """
 
 from __future__ import annotations
@@ -58,22 +58,26 @@ def build_shelves(folder: Path) -> dict[int, PairShelf]:
     return qwen_stages.build_shelves(new_pocket_livecc, folder, SIZES)
 
 
-def train_streams(folder: Path, num_steps: int = 480) -> QwenLanguage:
-    """The same at all budgets, half of it on what the tower says."""
+def _on_streams(folder: Path, name: str, start: str, num_steps: int) -> QwenLanguage:
+    """A stage at all budgets, half of it on what the tower says."""
     shelves = build_shelves(folder)
     model = new_pocket_livecc()
-    return qwen_stages.train_language(
-        "livecc", model, folder, "streams", {0: MANY}, num_steps, start="binding", shelves=shelves
-    )
+    return qwen_stages.train_language("livecc", model, folder, name, {0: MANY}, num_steps, start=start, shelves=shelves)
+
+
+def train_streams(folder: Path, num_steps: int = 480) -> QwenLanguage:
+    """Turns, answers and commentary on streams, about 8 CPU minutes."""
+    return _on_streams(folder, "streams", "binding", num_steps)
 
 
 def train_speech(folder: Path, num_steps: int = 800) -> QwenLanguage:
-    """The same from a fresh schedule on: comments take longer to learn than answers."""
-    shelves = build_shelves(folder)
-    model = new_pocket_livecc()
-    return qwen_stages.train_language(
-        "livecc", model, folder, "speech", {0: MANY}, num_steps, start="streams", shelves=shelves
-    )
+    """The same from a fresh schedule on: comments take longer to learn than answers. About 14 CPU minutes."""
+    return _on_streams(folder, "speech", "streams", num_steps)
+
+
+def train_fluency(folder: Path, num_steps: int = 900) -> QwenLanguage:
+    """And once more, about 15 CPU minutes."""
+    return _on_streams(folder, "fluency", "speech", num_steps)
 
 
 def export(folder: Path) -> Path:
@@ -89,5 +93,6 @@ STAGES = {
     "shelves": build_shelves,
     "streams": train_streams,
     "speech": train_speech,
+    "fluency": train_fluency,
     "export": export,
 }

@@ -23,6 +23,7 @@ from stc_lab.pocket.training.warm import warm_start
 
 SEEDS = {
     "vision": 11, "sharper": 17, "places": 15, "words": 12, "binding": 16, "streams": 13, "longer": 18, "speech": 19,
+    "fluency": 20,
 }  # fmt: skip
 ADAMW_LR = 1e-3
 New = Callable[[], PreTrainedModel]
@@ -94,7 +95,7 @@ def export(
     model: PreTrainedModel,
     folder: Path,
     target: Path | None = None,
-    stages: tuple[str, str] = ("vision", "speech"),
+    stages: tuple[str, str] = ("vision", "fluency"),
 ) -> Path:
     """Write the model, from its last vision and language ``stages``, where ``backbone.checkpoint=pocket`` finds it."""
     vision, language = qwen_vision.QwenVision(model), QwenLanguage(model, Words())
