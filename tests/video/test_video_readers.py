@@ -144,3 +144,11 @@ def test_facts_of_the_file(clip: Path, reader: str) -> None:
     assert (info.reader, info.codec, info.width, info.height, info.num_frames) == (reader, "h264", 64, 48, 100)
     assert info.native_fps == 25 and info.duration_s == pytest.approx(4.0)
     assert info.open_ms > 0
+
+
+def test_titles_in_no_known_encoding_are_no_reason_to_refuse(videos) -> None:
+    whole = videos.video("plain.mp4", videos.steady(50)).read_bytes()
+    assert (name := b"VideoHandler") in whole
+    path = videos.data("strange.mp4", whole.replace(name, b"\xff\xfe" * (len(name) // 2)))
+    _, frames = read(path, "pyav")
+    assert len(frames) == 4

@@ -22,7 +22,7 @@ from stc_lab.bench.table import as_table
 from stc_lab.config import conf_dir, environment
 
 ConfigStore.instance().store(name="bench_schema", node=BenchSettings)
-PIPE_WIDTH = 150
+PIPE_WIDTH = 190
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ import av.video.stream
 from stc_lab.video.frames import VideoError, VideoInfo
 from stc_lab.video.readers.cutoff import is_cut_off
 
+ANY_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Titles in no known encoding are no reason to refuse a video, which PyAV 19 knows by itself."""
+
 
 @dataclass(frozen=True)
 class OpenContainer:
@@ -33,7 +36,7 @@ def open_container(path: Path) -> OpenContainer:
     """
     cut_off = _check_file(path)
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(str(path), **ANY_METADATA)
     except (av.error.FFmpegError, OSError) as error:
         if cut_off:
             reason = f"{path}: cut off before its index, so that nothing of it can be read"
