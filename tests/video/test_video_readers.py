@@ -147,8 +147,8 @@ def test_facts_of_the_file(clip: Path, reader: str) -> None:
 
 
 def test_titles_in_no_known_encoding_are_no_reason_to_refuse(videos) -> None:
-    whole = videos.video("plain.mp4", videos.steady(50)).read_bytes()
-    assert (name := b"VideoHandler") in whole
+    whole, name = videos.video("plain.mp4", videos.steady(50)).read_bytes(), b"VideoHandler"
+    assert name in whole
     path = videos.data("strange.mp4", whole.replace(name, b"\xff\xfe" * (len(name) // 2)))
     _, frames = read(path, "pyav")
     assert len(frames) == 4
