@@ -24,7 +24,7 @@ from stc_lab.pocket.training.dispider_compressor import Compressor
 from stc_lab.pocket.training.dispider_reaction import DispiderQuestions, ReactionBatches, ReactionModel, Rememberer
 from stc_lab.pocket.training.dispider_shelf import ClipShelf, build_clip_shelf
 from stc_lab.pocket.training.dispider_vision import DispiderVision
-from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage, stage_weights
 from stc_lab.pocket.training.optimizers import muon_and_adamw
 
 SIZES = {12: 480, 28: 70}
@@ -123,7 +123,7 @@ def _compressor_stage(
 
 def _trained(model: nn.Module, folder: Path, stage: str) -> nn.Module:
     """``model`` with the weights of a stage, in place."""
-    model.load_state_dict(torch.load(folder / f"{stage}.pt", weights_only=True)["model"])
+    model.load_state_dict(stage_weights(folder, stage))
     return model.eval()
 
 

@@ -28,7 +28,7 @@ from stc_lab.pocket.training.batches import (
 )
 from stc_lab.pocket.training.features import Shelf, TokenBatches, build_shelf
 from stc_lab.pocket.training.language import Ahead, LanguageModel
-from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage, stage_weights
 
 
 def train_vision(folder: Path, num_steps: int = 1400, batch: int = 12) -> vision.VisionModel:
@@ -52,7 +52,7 @@ def _language(
     if start is None:
         model.start_words_from_code()
     else:
-        model.load_state_dict(torch.load(folder / f"{start}.pt", weights_only=True)["model"])
+        model.load_state_dict(stage_weights(folder, start))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
     source = Ahead(batches)
     loss = lambda step: model.symbol_loss(source[step])  # noqa: E731
@@ -94,7 +94,7 @@ def train_streams(folder: Path, num_steps: int = 3200) -> LanguageModel:
     late = replace(long, emphasis=HARD | {"which_gone": 5.0})  # learnt last of all
     source = Ahead(TokenBatches(build_shelves(folder), encoder, {0: short, 1000: long, 1400: late}, seed=4))
     model = LanguageModel(new_pocket(encoder.tokenizer), encoder)
-    model.load_state_dict(torch.load(folder / "words.pt", weights_only=True)["model"])
+    model.load_state_dict(stage_weights(folder, "words"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.2e-3, betas=(0.9, 0.95), weight_decay=0.01)
     run_stage(Stage("streams", model, [optimizer], lambda step: model.loss(*source[step]), num_steps), folder)
     return model

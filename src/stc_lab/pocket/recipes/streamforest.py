@@ -18,7 +18,7 @@ from stc_lab.backbones.streamforest.model import StreamForestModel
 from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, new_pocket_streamforest, pocket_tokenizer
 from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.pocket.training.language import Ahead
-from stc_lab.pocket.training.loop import Stage, run_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, stage_weights
 from stc_lab.pocket.training.streamforest import ForestLearner, PlacedProjector
 from stc_lab.pocket.training.streamforest_batches import ForestEncoder, ViewBatches, ViewMix
 from stc_lab.pocket.training.streamforest_views import ViewShelf
@@ -64,7 +64,7 @@ def train_memory(
 def trained(folder: Path, stage: str) -> StreamForestModel:
     """The model as ``stage`` left it."""
     model = new_pocket_streamforest(warm_start=False)
-    state = torch.load(folder / f"{stage}.pt", weights_only=True)["model"]
+    state = stage_weights(folder, stage)
     model.load_state_dict({name.removeprefix("model."): state[name] for name in state if name.startswith("model.")})
     return model
 

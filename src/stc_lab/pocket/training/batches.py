@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ CELLS = 196
 HARD = {"where_first": 3.0, "color_before": 2.0, "which_gone": 2.0, "times_so_far": 2.0, "here_now": 2.0}
 """Tasks that streams rarely allow or that are learnt late."""
 INIT_PROMPT = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
+
+M = TypeVar("M")
+"""A mix of any kind."""
 
 
 @dataclass
@@ -109,7 +113,7 @@ class Mix:
         return duration, budget, int(np.clip(size, fewest, 16))
 
 
-def mix_at(mixes: dict[int, Mix], step: int) -> Mix:
+def mix_at(mixes: Mapping[int, M], step: int) -> M:
     """The mix that holds at ``step``: ``mixes`` maps the step from which one holds to it; the first must be 0."""
     return mixes[max(start for start in mixes if start <= step)]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, apply_rotary_pos_emb
@@ -32,14 +33,20 @@ def last_states(model: Qwen2Model, rows: Sequence[Tensor], counts: Sequence[int]
     return [states[len(row) - count : len(row)] for states, row, count in zip(hidden, rows, counts, strict=True)]
 
 
-def _attention(attention, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def heads_of(
+    attention: nn.Module, x: Tensor, rotate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, heads, T, d] of ``x`` [B, T, D], as many keys as queries; ``rotate``: of queries and
+    keys."""
     shape = (*x.shape[:2], -1, attention.head_dim)
-    query, key, value = (
-        projection(x).view(shape).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    query, key, value = (projection(x).view(shape).transpose(1, 2) for projection in projections)
+    query, key = rotate(query, key)
     groups = attention.num_key_value_groups
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+
+
+def _attention(attention, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    query, key, value = heads_of(attention, x, partial(apply_rotary_pos_emb, cos=rotary[0], sin=rotary[1]))
     attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
     return attention.o_proj(attended.transpose(1, 2).flatten(2))

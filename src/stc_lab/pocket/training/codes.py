@@ -15,7 +15,7 @@ from stc_lab.pocket.world.labels import BACKGROUND, NUM_COLORS, NUM_KINDS, CellL
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, SHAPES
 
 SCALE = 3.0
-FULL_COVERAGE = 0.45
+FULL_COVERAGE, WELL_COVERED = 0.45, 0.4
 
 
 class VisualCode:
@@ -38,9 +38,19 @@ class VisualCode:
 
     def at(self, cells: Tensor, kind: Tensor, color: Tensor, coverage: Tensor) -> Tensor:
         """Codes [..., dim] of single cells; a cell that is half covered is half background."""
+        return SCALE * (self.place[cells] + self.things(kind, color, coverage))
+
+    def things(self, kind: Tensor, color: Tensor, coverage: Tensor) -> Tensor:
+        """What cells show [..., dim], wherever they lie; not scaled."""
         share = (coverage / FULL_COVERAGE).clamp(max=1.0)[..., None]
-        things = share * (self.kind[kind] + self.color[color]) + (1 - share) * self.kind[BACKGROUND]
-        return SCALE * (self.place[cells] + things)
+        return share * (self.kind[kind] + self.color[color]) + (1 - share) * self.kind[BACKGROUND]
+
+    @torch.no_grad()
+    def shape_accuracy(self, tokens: Tensor, kind: Tensor, coverage: Tensor) -> float:
+        """Share of well covered shape cells whose nearest shape direction is the right one; ``tokens`` [..., dim]."""
+        mask = (kind < BACKGROUND) & (coverage > WELL_COVERED)
+        scores = tokens[mask] @ torch.nn.functional.normalize(self.kind[:BACKGROUND], dim=-1).T
+        return (scores.argmax(-1) == kind[mask]).float().mean().item()
 
     def words(self) -> dict[str, Tensor]:
         """A direction of unit length for every shape, colour and corner: where its word may start from."""

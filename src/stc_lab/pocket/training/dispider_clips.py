@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stc_lab.backbones.dispider.sequence import Summary, question_sequence, streaming_sequence
-from stc_lab.pocket.training.batches import HARD
+from stc_lab.pocket.training.batches import HARD, mix_at
 from stc_lab.pocket.training.dispider_compressor import ClipView, Compressor, Seq, probe_loss
 from stc_lab.pocket.training.dispider_labels import ABSENT, States, Watch, relevant_clips, sample_watches
 from stc_lab.pocket.training.dispider_shelf import CLIP_FRAMES, ClipShelf
@@ -65,7 +65,7 @@ class ClipBatches:
 
     def __getitem__(self, step: int) -> ClipBatch:
         rng = np.random.default_rng([self.seed, step])
-        mix = self.mixes[max(start for start in self.mixes if start <= step)]
+        mix = mix_at(self.mixes, step)
         short, long = min(self.shelves), max(self.shelves)
         shelf = self.shelves[long if rng.random() < mix.long_share else short]
         num_frames = draw_end(rng, shelf.duration_s, short)

@@ -13,14 +13,19 @@ from stc_lab.backbones.dispider.model import mix
 from stc_lab.backbones.dispider.pocket import LAB_SETTINGS, TEXT
 from stc_lab.pocket.training.batches import CELLS, label_stream
 from stc_lab.pocket.training.dispider_vision import DispiderVision, pixels_of
-from stc_lab.pocket.training.features import coded_frames
+from stc_lab.pocket.training.features import array_on_disk, coded_frames, undone
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 
 FIRST_SEED = 1 << 43
 CLIP_FRAMES = LAB_SETTINGS["clip_frames"]
 WIDTH = TEXT["hidden_size"]
-PARTS = {"read": (CELLS, WIDTH), "seen": (CELLS, WIDTH), "means": (2, WIDTH), "kinds": (CELLS,)}
+PARTS = {
+    "read": (np.float16, (CELLS, WIDTH)),
+    "seen": (np.float16, (CELLS, WIDTH)),
+    "means": (np.float16, (2, WIDTH)),
+    "kinds": (np.int8, (CELLS,)),
+}
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,14 @@ class ClipShelf:
 @torch.inference_mode()
 def build_clip_shelf(vision: DispiderVision, duration_s: int, num_streams: int, folder: Path) -> ClipShelf:
     """Draw, encode, decode and look at ``num_streams`` streams; goes on where an earlier call was stopped."""
-    done_path = folder / f"clips{duration_s}.done"
     arrays = {
-        name: _array(folder / f"clips{duration_s}.{name}.npy", (num_streams, duration_s, *shape), name == "kinds")
-        for name, shape in PARTS.items()
+        name: array_on_disk(folder / f"clips{duration_s}.{name}.npy", (num_streams, duration_s, *shape), dtype)
+        for name, (dtype, shape) in PARTS.items()
     }
     shelf = ClipShelf(duration_s, **arrays)
-    done = int(done_path.read_text()) if done_path.exists() else 0
-    for index in range(done, num_streams):
+    for index in undone(folder / f"clips{duration_s}.done", num_streams):
         for name, values in see_clips(vision, shelf.script(index)).items():
             arrays[name][index] = values.numpy()
-        done_path.write_text(str(index + 1))
     return shelf
 
 
@@ -75,9 +77,3 @@ def _means_so_far(means: Tensor) -> Tensor:
     """Mean of every frame's clip up to that frame [T, C]: what a clip that ends there has as its global mean."""
     starts = [t - t % CLIP_FRAMES for t in range(len(means))]
     return torch.stack([means[start : t + 1].mean(dim=0) for t, start in enumerate(starts)])
-
-
-def _array(path: Path, shape: tuple[int, ...], is_label: bool) -> np.ndarray:
-    mode = "r+" if path.exists() else "w+"
-    dtype = np.int8 if is_label else np.float16
-    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=None if mode == "r+" else shape)

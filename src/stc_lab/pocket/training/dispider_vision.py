@@ -57,16 +57,9 @@ class DispiderVision(nn.Module):
         target, weight = self.code(of_cells), 1.0 + 3.0 * torch.from_numpy(of_cells.kind != BACKGROUND)
         tokens = [project(mix(x)) for project in self.projectors]
         errors = [((t - target).square().mean(-1) * weight).sum() / weight.sum() for t in tokens]
-        metrics |= {"code_mse": errors[1].item(), "cell_shape_acc": self._cell_accuracy(tokens[1], of_cells)}
+        cells, covered = torch.from_numpy(of_cells.kind), torch.from_numpy(of_cells.coverage)
+        metrics |= {"code_mse": errors[1].item(), "cell_shape_acc": self.code.shape_accuracy(tokens[1], cells, covered)}
         return 10.0 * sum(errors) + dense, metrics
-
-    @torch.no_grad()
-    def _cell_accuracy(self, tokens: Tensor, labels: CellLabels) -> float:
-        """Share of well covered object cells whose nearest shape direction is the right one."""
-        mask = torch.from_numpy(labels.is_object & (labels.coverage > 0.4))
-        directions = nn.functional.normalize(self.code.kind[:BACKGROUND], dim=-1)
-        guess = (tokens[mask] @ directions.T).argmax(-1)
-        return (guess == torch.from_numpy(labels.kind)[mask]).float().mean().item()
 
 
 def pixels_of(frames: Sequence[np.ndarray]) -> Tensor:

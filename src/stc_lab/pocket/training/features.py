@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,19 +44,28 @@ class Shelf:
         return sample_script(FIRST_SEED + index, self.duration_s)
 
 
+def array_on_disk(path: Path, shape: tuple[int, ...], dtype: type = np.float16) -> np.ndarray:
+    """The array in ``path`` as an earlier call left it, else a new one."""
+    mode = "r+" if path.exists() else "w+"
+    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=None if mode == "r+" else shape)
+
+
+def undone(path: Path, count: int) -> Iterator[int]:
+    """Numbers below ``count`` that are still to be done; ``path`` takes one as done when the next is asked for."""
+    for index in range(int(path.read_text()) if path.exists() else 0, count):
+        yield index
+        path.write_text(str(index + 1))
+
+
 @torch.inference_mode()
 def build_shelf(vision: VisionModel, duration_s: int, num_streams: int, folder: Path, first: int = 0) -> Shelf:
     """Draw, encode, decode and look at ``num_streams`` streams; goes on where an earlier call was stopped."""
     dim = vision.code.place.shape[-1]
     shape = (num_streams, duration_s, CELLS, dim)
-    path, done_path = folder / f"shelf{duration_s}.npy", folder / f"shelf{duration_s}.done"
-    mode = "r+" if path.exists() else "w+"
-    tokens = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape)
-    done = int(done_path.read_text()) if done_path.exists() else 0
+    tokens = array_on_disk(folder / f"shelf{duration_s}.npy", shape)
     shelf = Shelf(duration_s, tokens)
-    for index in range(done, num_streams):
+    for index in undone(folder / f"shelf{duration_s}.done", num_streams):
         tokens[index] = see_stream(vision, shelf.script(index)).numpy()
-        done_path.write_text(str(index + 1))
     return shelf
 
 

@@ -53,11 +53,14 @@ class LanguageModel(nn.Module):
     def _symbols(self, batch: StreamBatch) -> Tensor:
         if not batch.cells.numel():
             return torch.zeros(*batch.cells.shape, self.code.place.shape[-1])
-        kind = batch.kind
-        flips = (torch.rand(kind.shape) < FLIP_SHARE) & (kind < BACKGROUND)
-        kind = torch.where(flips, torch.randint_like(kind, BACKGROUND), kind)
-        codes = self.code.at(batch.cells, kind, batch.color, batch.coverage)
+        codes = self.code.at(batch.cells, with_wrong_shapes(batch.kind), batch.color, batch.coverage)
         return codes + NOISE_RMS * torch.randn_like(codes)
+
+
+def with_wrong_shapes(kind: Tensor) -> Tensor:
+    """``kind`` of cells with a few shapes taken for others."""
+    flips = (torch.rand(kind.shape) < FLIP_SHARE) & (kind < BACKGROUND)
+    return torch.where(flips, torch.randint_like(kind, BACKGROUND), kind)
 
 
 def answer_loss(logits: Tensor, questions: QuestionTokens) -> tuple[Tensor, dict[str, float]]:

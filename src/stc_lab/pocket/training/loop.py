@@ -65,6 +65,11 @@ def run_vision_stage(
     run_stage(Stage(name, model, optimizers, loss, num_steps), folder)
 
 
+def stage_weights(folder: Path, stage: str) -> dict[str, Tensor]:
+    """The weights of the model as ``stage`` left them."""
+    return torch.load(folder / f"{stage}.pt", weights_only=True)["model"]
+
+
 def _set_lr(stage: Stage, base_lrs: list[list[float]], step: int) -> None:
     progress = step / max(1, stage.num_steps - 1)
     cosine = stage.final_lr_ratio + (1 - stage.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, apply_rotary_pos_emb
+
+from stc_lab.pocket.training.causal import heads_of
 
 
 def packed_hidden(
@@ -31,14 +35,7 @@ def packed_hidden(
 
 
 def _attention(attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, num_prefix: int) -> Tensor:
-    shape = (*x.shape[:2], -1, attention.head_dim)
-    query, key, value = (
-        projection(x).view(shape).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
-    groups = attention.num_key_value_groups
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    query, key, value = heads_of(attention, x, partial(apply_rotary_pos_emb, cos=rotary[0], sin=rotary[1]))
     p = num_prefix
     of_prefix = F.scaled_dot_product_attention(query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True)
     of_questions = F.scaled_dot_product_attention(query[:, :, p:], key, value, attn_mask=mask)

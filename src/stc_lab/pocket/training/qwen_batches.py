@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, question_text
-from stc_lab.pocket.training.batches import HARD
+from stc_lab.pocket.training.batches import HARD, mix_at
 from stc_lab.pocket.training.qwen_codes import PairLabels
 from stc_lab.pocket.training.qwen_collate import Item, TurnBatch, collate
 from stc_lab.pocket.training.qwen_shelf import PairShelf, Times, label_pairs, pair_times, whole_pairs
@@ -109,7 +109,7 @@ class TurnBatches(Dataset):
 
     def __getitem__(self, step: int) -> TurnBatch:
         rng = np.random.default_rng([self.seed, step])
-        mix = self.mixes[max(start for start in self.mixes if start <= step)]
+        mix = mix_at(self.mixes, step)
         if mix.binding_share and rng.random() < mix.binding_share:
             return collate(self.layout.words, [self._blind(rng) for _ in range(2)])
         duration, rate, budget = mix.draw(rng)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pocket.training.codes import FULL_COVERAGE, SCALE, VisualCode
-from stc_lab.pocket.world.labels import BACKGROUND, NUM_COLORS, NUM_KINDS, CellLabels
+from stc_lab.pocket.training.codes import SCALE, VisualCode
+from stc_lab.pocket.world.labels import NUM_COLORS, NUM_KINDS, CellLabels
 
 WAS = 0.7
 """Weight of what was there before, beside 1 for what is there."""
@@ -56,7 +56,5 @@ class PairCode(VisualCode):
 
     def of_fields(self, kind: Tensor, color: Tensor, coverage: Tensor, was_kind: Tensor, was_color: Tensor) -> Tensor:
         """Codes [..., dim] of single cells."""
-        share = (coverage / FULL_COVERAGE).clamp(max=1.0)[..., None]
-        things = share * (self.kind[kind] + self.color[color]) + (1 - share) * self.kind[BACKGROUND]
         was = self.was_kind[was_kind.clamp(min=0)] + self.was_color[was_color]
-        return SCALE * (things + WAS * (was_kind >= 0)[..., None] * was)
+        return SCALE * (self.things(kind, color, coverage) + WAS * (was_kind >= 0)[..., None] * was)

@@ -14,13 +14,12 @@ from stc_lab.backbones.qwen_vl.pocket import PLACE_LAYERS
 from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, ASSISTANT, CHOOSE
 from stc_lab.pocket.training.batches import IGNORE
 from stc_lab.pocket.training.codes import SCALE
-from stc_lab.pocket.training.language import FLIP_SHARE
+from stc_lab.pocket.training.language import with_wrong_shapes
 from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.qwen_codes import PairCode
 from stc_lab.pocket.training.qwen_collate import LETTER, SPEECH, WORD, TurnBatch
 from stc_lab.pocket.training.qwen_packed import packed_hidden
 from stc_lab.pocket.training.qwen_strips import Words
-from stc_lab.pocket.world.labels import BACKGROUND
 
 NOISE_RMS = 0.12
 WEIGHTS = {LETTER: 2.0, WORD: 0.5, SPEECH: 1.0}
@@ -100,11 +99,7 @@ class QwenLanguage(nn.Module):
         """Visual tokens [N, D]: those of a shelf, or the code of labels with noise and a few wrong shapes."""
         if batch.tokens is not None:
             return batch.tokens.float()
-        fields = dict(batch.fields)
-        kind = fields["kind"]
-        flips = (torch.rand(kind.shape) < FLIP_SHARE) & (kind < BACKGROUND)
-        fields["kind"] = torch.where(flips, torch.randint_like(kind, BACKGROUND), kind)
-        codes = self.code.of_fields(**fields)
+        codes = self.code.of_fields(**batch.fields | {"kind": with_wrong_shapes(batch.fields["kind"])})
         return codes + NOISE_RMS * torch.randn_like(codes)
 
     def _accuracy(self, logits: Tensor, labels: Tensor, kind: int) -> float:

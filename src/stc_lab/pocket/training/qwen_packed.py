@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from stc_lab.language.mrope import rotary_of
+from stc_lab.pocket.training.causal import heads_of
 
 
 def packed_hidden(
@@ -36,20 +38,15 @@ def _rotation(model: nn.Module, positions: Tensor, dtype: torch.dtype) -> tuple[
 
 
 def _attention(attention: nn.Module, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, p: int) -> Tensor:
-    shape = (*x.shape[:2], -1, attention.head_dim)
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    query, key, value = (projection(x).view(shape).transpose(1, 2) for projection in projections)
-    query, key = (_turned(states, *rotation) for states in (query, key))
-    groups = attention.num_key_value_groups
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    query, key, value = heads_of(attention, x, partial(_turned, *rotation))
     parts = [scaled_dot_product_attention(query[:, :, p:], key, value, attn_mask=mask)]
     if p:
         parts.insert(0, scaled_dot_product_attention(*(s[:, :, :p] for s in (query, key, value)), is_causal=True))
     return attention.o_proj(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
 
 
-def _turned(states: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    return states * cos + states.roll(states.shape[-1] // 2, -1) * signed_sin
+def _turned(cos: Tensor, signed_sin: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    return tuple(states * cos + states.roll(states.shape[-1] // 2, -1) * signed_sin for states in parts)
 
 
 def _question_mask(visible: Tensor, question: Tensor, num_prefix: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stc_lab.pocket.training.features import FIRST_SEED, coded_frames
+from stc_lab.pocket.training.features import FIRST_SEED, array_on_disk, coded_frames, undone
 from stc_lab.pocket.training.qwen_codes import PairLabels
 from stc_lab.pocket.training.qwen_vision import QwenVision
 from stc_lab.pocket.world.labels import CellLabels, cell_labels
@@ -51,13 +51,10 @@ def build_shelf(vision: QwenVision, duration_s: int, num_streams: int, folder: P
     """Draw, encode, decode and look at streams; goes on where an earlier call was stopped."""
     times = pair_times(duration_s)
     shape = (num_streams, len(times), 14 * 14, vision.code.kind.shape[-1])
-    path, done_path = folder / f"pairs{duration_s}.npy", folder / f"pairs{duration_s}.done"
-    mode = "r+" if path.exists() else "w+"
-    tokens = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape)
+    tokens = array_on_disk(folder / f"pairs{duration_s}.npy", shape)
     shelf = PairShelf(duration_s, tokens)
-    for index in range(int(done_path.read_text()) if done_path.exists() else 0, num_streams):
+    for index in undone(folder / f"pairs{duration_s}.done", num_streams):
         tokens[index] = see_pairs(vision, shelf.script(index), times)
-        done_path.write_text(str(index + 1))
     return shelf
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -13,7 +12,7 @@ from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.qwen_vl.pocket import save_pocket
 from stc_lab.pocket.training import qwen_language, qwen_vision
 from stc_lab.pocket.training.language import Ahead
-from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage
+from stc_lab.pocket.training.loop import Stage, run_stage, run_vision_stage, stage_weights
 from stc_lab.pocket.training.qwen_batches import TurnBatches, TurnMix
 from stc_lab.pocket.training.qwen_language import QwenLanguage
 from stc_lab.pocket.training.qwen_shelf import PairShelf, build_shelf
@@ -37,7 +36,7 @@ def train_vision(
     qwen_vision.look_at_second_frame(model.model.visual)
     vision = qwen_vision.QwenVision(model)
     if start is not None:
-        vision.load_state_dict(_weights(folder, start))
+        vision.load_state_dict(stage_weights(folder, start))
     run_vision_stage(name, vision, qwen_vision.optimizers(vision), folder, num_steps, batch, SEEDS[name])
     return vision
 
@@ -47,7 +46,7 @@ def build_shelves(
 ) -> dict[int, PairShelf]:
     """What the tower of a stage says about real h264 streams; ``sizes``: duration in seconds to number."""
     vision = qwen_vision.QwenVision(new())
-    vision.load_state_dict(_weights(folder, vision_stage))
+    vision.load_state_dict(stage_weights(folder, vision_stage))
     return {duration: build_shelf(vision.eval(), duration, number, folder) for duration, number in sizes.items()}
 
 
@@ -70,7 +69,7 @@ def train_language(
     if name == "places":
         language.start_phrases()
     if start is not None:
-        language.load_state_dict(_weights(folder, start))
+        language.load_state_dict(stage_weights(folder, start))
     source = Ahead(TurnBatches(LAYOUTS[backbone](words), mixes, SEEDS[name], shelves))
     optimizers = qwen_language.optimizers(language, muon_lr, ADAMW_LR)
     one_loss = language.place_loss if name == "places" else language.loss
@@ -99,11 +98,7 @@ def export(
 ) -> Path:
     """Write the model, from its last vision and language ``stages``, where ``backbone.checkpoint=pocket`` finds it."""
     vision, language = qwen_vision.QwenVision(model), QwenLanguage(model, Words())
-    vision.load_state_dict(_weights(folder, stages[0]))
-    language.load_state_dict(_weights(folder, stages[1]))
+    vision.load_state_dict(stage_weights(folder, stages[0]))
+    language.load_state_dict(stage_weights(folder, stages[1]))
     model.tie_weights()
     return save_pocket(model.eval(), target or POCKET_ROOT / backbone, backbone)
-
-
-def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / f"{stage}.pt", weights_only=True)["model"]

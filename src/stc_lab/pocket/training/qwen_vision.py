@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stc_lab.backbones.qwen_vl.pocket import PIXELS
@@ -106,7 +105,8 @@ class QwenVision(nn.Module):
         error = (tokens - target).square().mean(-1)
         code = (error * weight).sum() / weight.sum()
         metrics |= {"code_mse": code.item(), "change_mse": error[changed].mean().item()}
-        metrics["cell_shape_acc"] = self._accuracy(tokens, labels, kind)
+        covered = torch.from_numpy(np.concatenate([label.now.coverage for label in labels]))
+        metrics["cell_shape_acc"] = self.code.shape_accuracy(tokens, kind, covered)
         return 20.0 * code + dense, metrics
 
     def _dense(self, features: Tensor, labels: list[PairLabels]) -> tuple[Tensor, dict[str, float]]:
@@ -115,14 +115,6 @@ class QwenVision(nn.Module):
         maps = (torch.from_numpy(np.concatenate([getattr(label.now, name) for label in labels])) for name in names)
         kind, color = (m.view(-1, rows, MERGE, rows, MERGE).transpose(2, 3).flatten() for m in maps)
         return self.head.loss(features.flatten(0, 2), kind, color)
-
-    @torch.no_grad()
-    def _accuracy(self, tokens: Tensor, labels: list[PairLabels], kind: Tensor) -> float:
-        """Share of well covered shape cells whose nearest shape direction is the right one."""
-        covered = torch.from_numpy(np.concatenate([label.now.coverage for label in labels])) > 0.4
-        mask = (kind < BACKGROUND) & covered
-        scores = tokens[mask] @ F.normalize(self.code.kind[:BACKGROUND], dim=-1).T
-        return (scores.argmax(-1) == kind[mask]).float().mean().item()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stc_lab.backbones.streamforest.prompts import ANSWER_START, BEFORE_VIDEO, question_body, time_message
-from stc_lab.pocket.training.batches import HARD, QuestionEncoder, QuestionTokens
+from stc_lab.pocket.training.batches import HARD, QuestionEncoder, QuestionTokens, mix_at
 from stc_lab.pocket.training.streamforest_views import View, ViewShelf
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions
 from stc_lab.pruners.base import Pruner
@@ -102,7 +102,7 @@ class ViewBatches(Dataset):
 
     def __getitem__(self, step: int) -> ViewBatch:
         rng = np.random.default_rng([self.seed, step])
-        mix = self.mixes[max(start for start in self.mixes if start <= step)]
+        mix = mix_at(self.mixes, step)
         duration_s, size, pruner = mix.draw(rng)
         # The same number in all streams: about the same time, so about the same length, and little padding.
         number = int(rng.integers(self.shelf.views_per_stream[duration_s]))

@@ -85,17 +85,9 @@ class VisionModel(nn.Module):
         cells = torch.from_numpy(np.concatenate([label.kind for label in labels]))
         weight = 1.0 + 3.0 * (cells != BACKGROUND)
         code = ((tokens - target).square().mean(-1) * weight).sum() / weight.sum()
-        metrics |= {"code_mse": code.item(), "cell_shape_acc": self._cell_accuracy(tokens, target, labels)}
+        covered = torch.from_numpy(np.concatenate([label.coverage for label in labels]))
+        metrics |= {"code_mse": code.item(), "cell_shape_acc": self.code.shape_accuracy(tokens, cells, covered)}
         return 20.0 * code + dense, metrics
-
-    @torch.no_grad()
-    def _cell_accuracy(self, tokens: Tensor, target: Tensor, labels: list) -> float:
-        """Share of well covered object cells whose nearest shape direction is the right one."""
-        kind = torch.from_numpy(np.concatenate([label.kind for label in labels]))
-        covered = torch.from_numpy(np.concatenate([label.coverage for label in labels])) > 0.4
-        mask = (kind < BACKGROUND) & covered
-        scores = tokens[mask] @ F.normalize(self.code.kind[:BACKGROUND], dim=-1).T
-        return (scores.argmax(-1) == kind[mask]).float().mean().item()
 
 
 def _patch_labels(renderers: list[Renderer]) -> tuple[Tensor, Tensor]:
