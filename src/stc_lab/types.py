@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-FRAME_STAGES = ("decode", "preprocess", "vision", "project", "prune", "prefill")
+FRAME_STAGES = ("decode", "preprocess", "vision", "project", "prune", "prefill", "decide")
 QUESTION_STAGES = ("retrieve", "question", "generate")
 """Names under which the time of a frame and of a question is kept."""
 
@@ -99,10 +99,16 @@ class Stream:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """Visual tokens of one frame on their way to the language model.
+    """Visual tokens of one frame on their way to the language model, with all that must travel with them.
 
-    ``tokens`` [T, D]; ``positions`` [T] row-major indices into ``grid`` (rows, columns), ascending for
-    methods that drop; ``sizes`` [T] how many input tokens each one stands for (``None``: one each).
+    ``tokens`` [T, D]; ``positions`` [T] row-major indices into ``grid`` (rows, columns), ascending for methods that
+    drop; ``sizes`` [T]: how many input tokens each one stands for (``None``: one each); ``per_layer`` [E, T, D]: what
+    the first E layers of the language model add to each token (deepstack), ``None`` where a model has none.
+    ``start_s`` and ``stop_s``: the time that a temporal patch of several video frames covers.
+
+    Of the whole frame, whatever tokens are left of it, and only where a memory asks for it (``Memory.needs``):
+    ``features`` [T0, C] of the tower, special tokens included; ``views``: by name, the same frame at another
+    resolution, encoded when it is called.
     """
 
     tokens: Tensor
@@ -110,24 +116,94 @@ class VisualTokens:
     grid: tuple[int, int]
     timestamp_s: float
     sizes: Tensor | None = None
+    per_layer: Tensor | None = None
+    start_s: float | None = None
+    stop_s: float | None = None
+    features: Tensor | None = None
+    views: Mapping[str, Callable[[], VisualTokens]] = field(default_factory=dict)
 
     @classmethod
-    def full(cls, tokens: Tensor, grid: tuple[int, int], timestamp_s: float) -> VisualTokens:
-        """All ``rows * columns`` tokens of a frame, in row-major order."""
+    def full(cls, tokens: Tensor, grid: tuple[int, int], timestamp_s: float, **more: Any) -> VisualTokens:
+        """All ``rows * columns`` tokens of a frame, in row-major order; ``more``: other fields."""
         import torch  # here, so that questions can be read and scored without it
 
         positions = torch.arange(tokens.shape[0], device=tokens.device)
-        return cls(tokens, positions, grid, timestamp_s)
+        return cls(tokens, positions, grid, timestamp_s, **more)
+
+    @classmethod
+    def cat(cls, parts: Sequence[VisualTokens]) -> VisualTokens:
+        """Several parts of one frame as one, in the order given."""
+        import torch
+
+        first = parts[0]
+        sizes = None
+        if any(part.sizes is not None for part in parts):
+            sizes = torch.cat([part._counts() for part in parts])
+        extras = None if first.per_layer is None else torch.cat([part.per_layer for part in parts], dim=1)
+        return replace(
+            first,
+            tokens=torch.cat([part.tokens for part in parts]),
+            positions=torch.cat([part.positions for part in parts]),
+            sizes=sizes,
+            per_layer=extras,
+        )
 
     @property
     def num_tokens(self) -> int:
         """Number of tokens that are left."""
         return self.tokens.shape[0]
 
+    @property
+    def num_full(self) -> int:
+        """Number of places of the frame, those whose tokens were dropped included."""
+        return self.grid[0] * self.grid[1]
+
     def keep(self, indices: Tensor) -> VisualTokens:
         """The tokens at ``indices`` [K] (indices into the present tokens), in the order given."""
-        sizes = None if self.sizes is None else self.sizes[indices]
-        return replace(self, tokens=self.tokens[indices], positions=self.positions[indices], sizes=sizes)
+        return replace(
+            self,
+            tokens=self.tokens[indices],
+            positions=self.positions[indices],
+            sizes=None if self.sizes is None else self.sizes[indices],
+            per_layer=None if self.per_layer is None else self.per_layer[:, indices],
+        )
+
+    def merge(self, groups: Tensor, weights: Tensor | None = None) -> VisualTokens:
+        """Weighted means of groups of tokens: token t goes into merged token ``groups[t]`` of 0 .. N - 1.
+
+        ``groups`` [T] integers, every number from 0 to N - 1 at least once; ``weights`` [T] positive (default: sizes).
+        Extras of layers are averaged alike, sizes are summed, and a merged token stands at the place of its heaviest
+        part (of equal ones the first). Sums are products with a one-hot matrix, so that they are the same every time.
+        """
+        import torch
+
+        counts = self._counts()
+        weights = (counts if weights is None else weights).to(torch.promote_types(self.tokens.dtype, torch.float32))
+        num_merged = int(groups.max()) + 1
+        is_part = (groups == torch.arange(num_merged, device=groups.device)[:, None]).to(weights.dtype)
+        shares = is_part * weights
+        shares = shares / shares.sum(dim=1, keepdim=True)
+        heaviest = (is_part * weights).argmax(dim=1)
+        extras = None
+        if self.per_layer is not None:
+            extras = (shares @ self.per_layer.to(shares.dtype)).to(self.per_layer.dtype)
+        return replace(
+            self,
+            tokens=(shares @ self.tokens.to(shares.dtype)).to(self.tokens.dtype),
+            positions=self.positions[heaviest],
+            sizes=(is_part @ counts.to(is_part.dtype)).to(counts.dtype),
+            per_layer=extras,
+        )
+
+    def owned(self) -> VisualTokens:
+        """With tensors that keep nothing of a larger batch alive."""
+        extras = None if self.per_layer is None else self.per_layer.clone()
+        return replace(self, tokens=self.tokens.clone(), per_layer=extras)
+
+    def _counts(self) -> Tensor:
+        import torch
+
+        return torch.ones_like(self.positions) if self.sizes is None else self.sizes
 
 
 @dataclass(frozen=True)
@@ -187,7 +263,8 @@ class Answer:
     it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token. ``chat_template``: whether
     the prompt was put into the model's chat template. ``first_logits`` [V]: those from which the first token of the
     answer is taken. ``fidelity``: how like the uncompressed answer it is (see ``stc_lab.measure.fidelity``), where that
-    is measured.
+    is measured. ``tokens_read``: visual tokens that the question read, on average over layers, and in the layer that
+    read most of them.
     """
 
     text: str
@@ -203,3 +280,5 @@ class Answer:
     chat_template: bool = True
     first_logits: Tensor | None = field(default=None, compare=False, repr=False)
     fidelity: dict[str, Any] = field(default_factory=dict)
+    tokens_read: float | None = None
+    tokens_read_max: int | None = None

@@ -1,6 +1,5 @@
-"""Video language models with a streaming memory."""
+"""Video language models: settings, facts, loading, prompts. Nothing here belongs to a stream."""
 
-from stc_lab.backbones.base import Backbone
-from stc_lab.backbones.session import StreamSession
+from stc_lab.backbones.base import Backbone, VideoModel
 
-__all__ = ["Backbone", "StreamSession"]
+__all__ = ["Backbone", "VideoModel"]

@@ -1,19 +1,21 @@
-"""Where a checkpoint lies: the shipped pocket models, a folder, or an id on the Hugging Face Hub."""
+"""Where a checkpoint lies (the shipped pocket models, a folder, or an id on the Hugging Face Hub), and its loading."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 POCKET_ROOT = Path(__file__).resolve().parents[1] / "pocket" / "checkpoints"
 LAB_FILE = "stc_lab.json"
 """Optional file of a checkpoint folder with sizes that suit it: ``{"rekv": {"n_local": 3136, "topk": 16}}``."""
-
-POCKET_FOLDERS = {"recent": "rekv"}
-"""Backbones that run the shipped model of another one."""
 
 HUB_SIZES_GB = {
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": 1.8,
@@ -27,6 +29,8 @@ HUB_SIZES_GB = {
     "MCG-NJU/StreamForest-Drive-Qwen2-7B": 16.1,
 }
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+NUM_LISTED = 5
+"""Names of weights that a message lists at most."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -44,17 +48,20 @@ class Checkpoint:
                 return _read_json(path)
         return None
 
-    def lab_settings(self, backbone: str) -> dict[str, Any]:
-        """What the checkpoint itself suggests for ``backbone`` (see ``LAB_FILE``)."""
-        return (self.json(LAB_FILE) or {}).get(backbone, {})
+    @property
+    def suggested(self) -> Mapping[str, Mapping[str, Any]]:
+        """Sizes that the checkpoint itself suggests, by memory (see ``LAB_FILE``)."""
+        return self.json(LAB_FILE) or {}
 
 
-def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Checkpoint | None:
+def local_checkpoint(name: str, pocket: str, required: tuple[str, ...]) -> Checkpoint | None:
     """The checkpoint if ``name`` is ``pocket`` or a folder; ``None`` for a hub id. Never uses the network.
+
+    ``pocket``: folder of the shipped model that ``name="pocket"`` means.
 
     Raises ``ValueError`` when it is neither, or when one of the files ``required`` (or all weights) is missing.
     """
-    folder = POCKET_ROOT / POCKET_FOLDERS.get(backbone, backbone) if name == "pocket" else Path(name).expanduser()
+    folder = POCKET_ROOT / pocket if name == "pocket" else Path(name).expanduser()
     if not folder.is_dir():
         return _not_a_folder(name, folder)
     missing = _missing_files(folder, required)
@@ -63,9 +70,9 @@ def local_checkpoint(name: str, backbone: str, required: tuple[str, ...]) -> Che
     return Checkpoint(name, folder)
 
 
-def stored_checkpoint(name: str, revision: str | None, backbone: str, required: tuple[str, ...]) -> Checkpoint | None:
+def stored_checkpoint(name: str, revision: str | None, pocket: str, required: tuple[str, ...]) -> Checkpoint | None:
     """:func:`local_checkpoint`, else :func:`cached_checkpoint`: the files of ``name`` if they are on this machine."""
-    return local_checkpoint(name, backbone, required) or cached_checkpoint(name, revision, required)
+    return local_checkpoint(name, pocket, required) or cached_checkpoint(name, revision, required)
 
 
 def cached_checkpoint(hub_id: str, revision: str | None, required: tuple[str, ...]) -> Checkpoint | None:
@@ -139,3 +146,62 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+class LoadedText:
+    """A loaded checkpoint as far as text is concerned; ``stop_ids`` end an answer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of ``text`` as it stands, chat markers included and nothing added."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def text(self, token_ids: Collection[int]) -> str:
+        """Text of generated ids without special tokens."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Bars of transformers would break into those of the run."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def require_fit(name: str, **problems: Iterable[object]) -> None:
+    """Raise ``ValueError`` listing the weights of checkpoint ``name`` that do not fit the model.
+
+    ``problems``: kind (``missing``, ``unexpected``, ``mismatched``) -> names; nothing is raised when all are empty.
+    """
+    found = [f"{kind} keys: {_listed(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"backbone.checkpoint={name}: weights do not fit the model; {'; '.join(found)}")
+
+
+def require_all_weights(name: str, info: dict) -> None:
+    """:func:`require_fit` for the loading report ``info`` of transformers."""
+    kinds = ("missing", "unexpected", "mismatched")
+    require_fit(name, **{kind: info.get(f"{kind}_keys") or () for kind in kinds})
+
+
+def stop_ids_of(*named: int | list[int] | tuple[int, ...] | None) -> frozenset[int]:
+    """End tokens as configurations name them: one, several or none each."""
+    ids: set[int | None] = set()
+    for some in named:
+        ids |= set(some) if isinstance(some, (list, tuple)) else {some}
+    return frozenset(i for i in ids if i is not None)
+
+
+def _listed(keys: Iterable[object]) -> str:
+    names = sorted(map(str, keys))
+    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return ", ".join(names[:NUM_LISTED]) + more

@@ -9,7 +9,7 @@ GPUs the device is synchronised at both ends of a stage.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -64,6 +64,11 @@ class StageTimer:
                 times[name] = times.get(name, 0.0) + start.elapsed_time(end)
             self._events = []
         return times
+
+    def add(self, times_ms: Mapping[str, float]) -> None:
+        """Count times that were drained before."""
+        for name, ms in times_ms.items():
+            self._host_ms[name] = self._host_ms.get(name, 0.0) + ms
 
     def mark(self) -> float:
         """A point in time for :meth:`elapsed_ms`, once the device has finished what was queued before."""
