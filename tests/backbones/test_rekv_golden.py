@@ -14,7 +14,7 @@ from torch import Tensor
 from stc_lab.backbones.rekv import ReKV
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.generate import greedy_with_logits
-from stc_lab.language.kv import ReKVMemory
+from stc_lab.language.caches.rekv import ReKVStore
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
 
@@ -63,7 +63,7 @@ def golden_backbone(shared_dir: Path, facts: dict, checkpoint_folder: Path, tmp_
 @torch.no_grad()
 def test_frames_to_answers(golden_backbone: ReKV, facts: dict, tensors: dict[str, Tensor]) -> None:
     backbone, decoder = golden_backbone, golden_backbone.decoder
-    memory = ReKVMemory(decoder.shape, backbone.memory_settings, backbone.device)
+    memory = ReKVStore(decoder.shape, backbone.memory_settings, backbone.device)
     decoder(decoder.embed(facts["init_ids"]), memory)
     frames = list(tensors["frames_u8_thwc"].numpy())
     cacher, encoded = NoCacher(), []
@@ -78,7 +78,7 @@ def test_frames_to_answers(golden_backbone: ReKV, facts: dict, tensors: dict[str
 
 
 def check_question(
-    backbone: ReKV, memory: ReKVMemory, facts: dict, tensors: dict[str, Tensor], name: str
+    backbone: ReKV, memory: ReKVStore, facts: dict, tensors: dict[str, Tensor], name: str
 ) -> None:
     decoder, given = backbone.decoder, facts["external_indices"]
     store = memory.retrieve(given[0] if given else None)

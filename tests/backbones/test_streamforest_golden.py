@@ -18,7 +18,7 @@ from stc_lab.backbones.streamforest.memory import ForestMemory
 from stc_lab.backbones.streamforest.positions import spatial_table, temporal_table
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.generate import greedy
-from stc_lab.language.kv.growing import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 

@@ -18,7 +18,7 @@ from stc_lab.bench.vision import vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.cachers.tome import ToMeCacher
 from stc_lab.config import conf_dir
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, vision_flops
 from stc_lab.measure.timer import StageTimer
 from stc_lab.pruners import STCPruner

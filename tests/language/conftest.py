@@ -14,7 +14,12 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import ReKVMemory, ReKVSettings
+from stc_lab.language.caches.base import KVStore
+from stc_lab.language.caches.rekv import ReKVStore
+from stc_lab.language.caches.retrieval import ReKVSettings
+from stc_lab.language.context import Context
+from stc_lab.language.generate import Generated, generate
+from stc_lab.language.sequence import sequence
 
 TINY = {
     "hidden_size": 48,
@@ -27,6 +32,28 @@ TINY = {
     "tie_word_embeddings": False,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
+
+
+class PlainReader:
+    """What a context needs of a model, where there are only token ids."""
+
+    def __init__(self, decoder: TextDecoder) -> None:
+        self.decoder = decoder
+
+    def sequence(self, segments, cursor=None):
+        return sequence(segments, self.decoder.embed, list, cursor=cursor)
+
+
+@pytest.fixture(scope="session")
+def greedy() -> Callable[..., Generated]:
+    """``(decoder, store, logits, max_new_tokens, stop_ids)`` -> what is generated after a prompt that was read."""
+
+    def run(
+        decoder: TextDecoder, store: KVStore, logits: Tensor, max_new_tokens: int, stop_ids: tuple[int, ...] = ()
+    ) -> Generated:
+        return generate(Context(PlainReader(decoder), store, counts_on=True), logits, max_new_tokens, stop_ids)
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +98,11 @@ def frames() -> Tensor:
 
 
 @pytest.fixture
-def new_memory(decoder: TextDecoder) -> Callable[..., ReKVMemory]:
+def new_memory(decoder: TextDecoder) -> Callable[..., ReKVStore]:
     """Memory after an init prompt of 5 tokens."""
 
-    def make(**settings) -> ReKVMemory:
-        memory = ReKVMemory(decoder.shape, ReKVSettings(**{"n_local": 40, "topk": 3, **settings}), decoder.device)
+    def make(**settings) -> ReKVStore:
+        memory = ReKVStore(decoder.shape, ReKVSettings(**{"n_local": 40, "topk": 3, **settings}), decoder.device)
         decoder(decoder.embed([7, 8, 9, 10, 11]), memory)
         return memory
 
@@ -90,7 +117,7 @@ class GoldenCase:
     tensors: dict[str, Tensor]
     decoder: TextDecoder
 
-    def new_memory(self, **changes) -> ReKVMemory:
+    def new_memory(self, **changes) -> ReKVStore:
         sizes = self.facts["rekv_config"]
         settings = {
             "n_local": sizes["n_local"],
@@ -100,7 +127,7 @@ class GoldenCase:
             "upstream_quirks": True,
             **changes,
         }
-        return ReKVMemory(self.decoder.shape, ReKVSettings(**settings), self.decoder.device)
+        return ReKVStore(self.decoder.shape, ReKVSettings(**settings), self.decoder.device)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stc_lab.language import attention
 from stc_lab.language.attention import Part, attend, attend_parts, attend_with_lse, grouped, ungrouped
-from stc_lab.language.masks import BandMask, FadingMask, far_mask
+from stc_lab.language.attention import BandMask, FadingMask, far_mask
 
 SCALE = 0.4
 

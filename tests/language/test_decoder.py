@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stc_lab.language import TextDecoder, greedy
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language import TextDecoder
+from stc_lab.language.caches.growing import GrowingStore
 
 IDS = torch.tensor([3, 17, 99, 4, 56, 23, 8, 8, 101, 77, 12, 64, 5])
 
@@ -54,21 +54,21 @@ def test_positions_far_from_the_start_lose_no_accuracy(decoder: TextDecoder) -> 
     torch.testing.assert_close(far, near, atol=2e-5, rtol=1e-5)
 
 
-def test_greedy_equals_hf_generate(model: Qwen2ForCausalLM, decoder: TextDecoder) -> None:
+def test_greedy_equals_hf_generate(model: Qwen2ForCausalLM, decoder: TextDecoder, greedy) -> None:
     store = GrowingStore(decoder.shape)
     first = decoder.logits(decoder(decoder.embed(IDS), store)[-1])
-    ids = greedy(decoder, store, first, max_new_tokens=9)
+    ids = greedy(decoder, store, first, max_new_tokens=9).ids
     expected = model.generate(
         IDS[None], attention_mask=torch.ones_like(IDS)[None], max_new_tokens=9, do_sample=False, pad_token_id=0
     )
     assert ids == expected[0, len(IDS) :].tolist()
 
 
-def test_greedy_stops_before_a_stop_token(decoder: TextDecoder) -> None:
+def test_greedy_stops_before_a_stop_token(decoder: TextDecoder, greedy) -> None:
     def run(stop_ids: tuple[int, ...]) -> list[int]:
         store = GrowingStore(decoder.shape)
         first = decoder.logits(decoder(decoder.embed(IDS), store)[-1])
-        return greedy(decoder, store, first, 6, stop_ids)
+        return greedy(decoder, store, first, 6, stop_ids).text_ids
 
     free = run(())
     stop = next(token for token in free[1:] if token != free[0])

@@ -10,22 +10,24 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import GrowingStore, ReKVMemory, ReKVSettings
-from stc_lab.language.kv.sliding import PiecePlanner
+from stc_lab.language.caches.growing import GrowingStore
+from stc_lab.language.caches.rekv import ReKVStore
+from stc_lab.language.caches.retrieval import ReKVSettings
+from stc_lab.language.caches.sliding import ChunkPlanner
 
-NewMemory = Callable[..., ReKVMemory]
+NewMemory = Callable[..., ReKVStore]
 INIT, QUESTION, PROMPT = [7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33]
 CLOSE = {"atol": 3e-5, "rtol": 1e-5}
 
 
-def stream(decoder: TextDecoder, memory: ReKVMemory, frames: Tensor, per_pass: int = 1) -> Tensor:
+def stream(decoder: TextDecoder, memory: ReKVStore, frames: Tensor, per_pass: int = 1) -> Tensor:
     """Hidden states of all frame tokens."""
     return torch.cat(
         [decoder(part.flatten(0, 1), memory, lengths=[part.shape[1]] * len(part)) for part in frames.split(per_pass)]
     )
 
 
-def ask(decoder: TextDecoder, memory: ReKVMemory, indices: list[int] | None = None) -> Tensor:
+def ask(decoder: TextDecoder, memory: ReKVStore, indices: list[int] | None = None) -> Tensor:
     """Logits of the prompt tokens."""
     store = memory.retrieve(indices)
     decoder(decoder.embed(QUESTION), store)
@@ -95,7 +97,7 @@ def test_questions_before_any_frame_and_before_the_window_is_full(
 
 
 def test_nothing_can_be_retrieved_before_the_init_prompt(decoder: TextDecoder) -> None:
-    memory = ReKVMemory(decoder.shape, ReKVSettings(), decoder.device)
+    memory = ReKVStore(decoder.shape, ReKVSettings(), decoder.device)
     with pytest.raises(ValueError, match="the init prompt comes first"):
         memory.retrieve()
     with pytest.raises(ValueError, match="first pass is the init prompt"):
@@ -111,9 +113,9 @@ def test_every_token_is_seen_exactly_once(
     monkeypatch: pytest.MonkeyPatch, decoder: TextDecoder, split_above: int, n_local: int, lengths: tuple[int, ...]
 ) -> None:
     """Against a plain loop: first layer, any window, also where the init tokens leave it in the middle of a frame."""
-    monkeypatch.setattr(PiecePlanner.__init__, "__defaults__", (split_above,))
+    monkeypatch.setattr(ChunkPlanner.__init__, "__defaults__", (split_above,))
     frames = torch.randn(sum(lengths), decoder.sizes.hidden_size, generator=torch.Generator().manual_seed(2))
-    memory = ReKVMemory(decoder.shape, ReKVSettings(n_local=n_local, topk=3), decoder.device)
+    memory = ReKVStore(decoder.shape, ReKVSettings(n_local=n_local, topk=3), decoder.device)
     spy = FirstLayer(memory)
     decoder(decoder.embed(INIT), spy)
     for part in frames.split(list(lengths)):
@@ -124,7 +126,7 @@ def test_every_token_is_seen_exactly_once(
 class FirstLayer:
     """Store that notes what the first layer asks and gets."""
 
-    def __init__(self, store: ReKVMemory) -> None:
+    def __init__(self, store: ReKVStore) -> None:
         self.store = store
         self.queries, self.keys, self.values, self.outputs = [], [], [], []
 
@@ -194,5 +196,6 @@ def test_a_long_answer_sees_init_and_the_last_tokens(
     store.drop_question()
     for token in range(60):
         assert decoder(decoder.embed([token]), store).isfinite().all()
-    assert store.kept_lengths == [len(INIT) + 40] * decoder.shape.num_layers
+    sliding = store._layers[-1]
+    assert len(sliding.keys.last(40)[0]) == 40 and sliding.init_keys.shape[1] == len(INIT)
     assert all(len(layer.window) <= 40 + 40 // 4 + 40 for layer in store._layers)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stc_lab.language.generate import greedy_with_logits
-from stc_lab.language.kv import ReKVMemory
-from stc_lab.language.kv.retrieved import RetrievedStore
+from stc_lab.language.caches.rekv import ReKVStore
+from stc_lab.language.caches.retrieval import RetrievedStore
 
 CASES = (
     "rekv_overflow",
@@ -63,7 +62,7 @@ def test_without_quirks_only_the_overflow_differs(golden_case, name: str) -> Non
     assert not close or name == "rekv_overflow"
 
 
-def feed(case, memory: ReKVMemory, start: int, stop: int) -> int:
+def feed(case, memory: ReKVStore, start: int, stop: int) -> int:
     for index in range(start, stop):
         hidden = case.decoder(case.tensors["frames"][index], memory)
         torch.testing.assert_close(hidden, case.tensors["frames.last_hidden"][index], **TOLERANCE)
@@ -74,7 +73,7 @@ def feed(case, memory: ReKVMemory, start: int, stop: int) -> int:
     return stop
 
 
-def check_state(memory: ReKVMemory, expected: dict, sizes: dict) -> None:
+def check_state(memory: ReKVStore, expected: dict, sizes: dict) -> None:
     """Upstream's bookkeeping of layer 0, derived from ours."""
     excess = max(0, memory.num_tokens - sizes["n_local"])
     pool = memory.layers[0].pool
@@ -86,7 +85,7 @@ def check_state(memory: ReKVMemory, expected: dict, sizes: dict) -> None:
     assert pool.num_offloaded + (0 if expected["num_blocks"] else memory.num_blocks) == memory.num_blocks
 
 
-def check_question(case, memory: ReKVMemory, number: int) -> None:
+def check_question(case, memory: ReKVStore, number: int) -> None:
     facts, name, decoder = case.facts[f"q{number}"], f"q{number}", case.decoder
     store = memory.retrieve(facts["retrieved_block_indices"][0] if facts["external"] else None)
     hidden = decoder(decoder.embed(facts["question_ids"]), store)
@@ -98,13 +97,18 @@ def check_question(case, memory: ReKVMemory, number: int) -> None:
     assert store.context_lengths == facts["retrieved_len"]
     logits = decoder.logits(decoder(decoder.embed(facts["prompt_ids"]), store))
     close(case, f"{name}.prefill_logits", logits)
-    ids, logits = greedy_with_logits(decoder, store, logits[-1], len(facts["decoded_ids"]))
+    ids, decoded = [int(logits[-1].argmax())], []
+    while len(ids) < len(facts["decoded_ids"]):
+        decoded.append(decoder.logits(decoder(decoder.embed(ids[-1:]), store)[-1]))
+        ids.append(int(decoded[-1].argmax()))
     assert ids == facts["decoded_ids"]
-    close(case, f"{name}.decode_logits", logits[1:])
-    assert store.kept_lengths == facts["kv_len_after_decode"]
+    close(case, f"{name}.decode_logits", torch.stack(decoded))
+    # What the next token can see: all, or the init tokens and the last ones of the window.
+    limit = memory.num_init + memory.settings.n_local
+    assert [min(length, limit) for length in store.context_lengths] == facts["kv_len_after_decode"]
 
 
-def check_retrieved(case, memory: ReKVMemory, store: RetrievedStore, name: str) -> None:
+def check_retrieved(case, memory: ReKVStore, store: RetrievedStore, name: str) -> None:
     for layer, scores in enumerate(store.scores):
         expected = case.tensors.get(f"{name}.similarity.layer{layer}")
         assert (scores is None) == (expected is None)
@@ -120,7 +124,7 @@ def close(case, key: str, value: Tensor) -> None:
     torch.testing.assert_close(value, case.tensors[key], **TOLERANCE)
 
 
-def expanded_keys(case, memory: ReKVMemory, layer: int) -> Tensor:
+def expanded_keys(case, memory: ReKVStore, layer: int) -> Tensor:
     """Representative keys repeated for the query heads [N, Hq * d]."""
     shape = case.decoder.shape
     keys = memory.layers[layer].pool.representatives.view(memory.num_blocks, shape.num_kv_heads, shape.head_dim)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stc_lab.language.kv.blocks import BlockPool
-from stc_lab.language.kv.buffer import KVBuffer
-from stc_lab.language.kv.host import HostMemory
-from stc_lab.language.kv.retrieval import block_scores, checked_indices, top_blocks
+from stc_lab.language.caches.blocks import BlockPool, HostMemory
+from stc_lab.language.caches.base import TokenBuffer
+from stc_lab.language.caches.retrieval import block_scores, checked_indices, top_blocks
 
 CPU = torch.device("cpu")
 
@@ -21,29 +20,43 @@ def states(start: int, stop: int) -> Tensor:
 
 @pytest.mark.parametrize("keep", [None, 30, 700])
 def test_buffer_returns_the_newest_tokens(keep: int | None) -> None:
-    buffer, total = KVBuffer(keep), 0
+    buffer, total = TokenBuffer(keep), 0
     for length in (5, 1, 196, 64, 64, 3, 500, 64, 7, 900, 1, 1):
-        buffer.append(states(total, total + length), -states(total, total + length))
+        buffer.append(states(total, total + length))
         total += length
         wanted = min(total, (keep or total) + length)
-        keys, values = buffer.last(wanted)
-        expected = states(total - wanted, total).transpose(0, 1)
-        assert torch.equal(keys, expected) and torch.equal(values, -expected)
+        assert torch.equal(buffer.last(wanted), states(total - wanted, total).transpose(0, 1))
 
 
 def test_bounded_buffer_stays_bounded() -> None:
-    buffer = KVBuffer(keep=1000)
+    buffer = TokenBuffer(keep=1000)
     for frame in range(200):
-        buffer.append(states(frame, frame + 50), states(frame, frame + 50))
-    assert buffer.reserved_bytes <= 2 * (1000 + 250 + 50) * 2 * 3 * 4
+        buffer.append(states(frame, frame + 50))
+    assert buffer.reserved_bytes <= (1000 + 250 + 50) * 2 * 3 * 4
 
 
 def test_buffer_forgets_dropped_tokens() -> None:
-    buffer = KVBuffer()
-    buffer.append(states(0, 10), states(0, 10))
+    buffer = TokenBuffer()
+    buffer.append(states(0, 10))
     buffer.drop_last(4)
-    buffer.append(states(20, 22), states(20, 22))
-    assert buffer.last(8)[0][0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 20, 21]
+    buffer.append(states(20, 22))
+    assert buffer.last(8)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 20, 21]
+
+
+@pytest.mark.parametrize("keep", [None, 30, 700])
+def test_what_is_appended_aside_leaves_no_trace(keep: int | None) -> None:
+    buffer, plain = TokenBuffer(keep), TokenBuffer(keep)
+    total = 0
+    for length in (5, 196, 64, 500, 64, 900, 1):
+        for one in (buffer, plain):
+            one.append(states(total, total + length))
+        total += length
+        buffer.pin()
+        for aside in (300, 7, 2000):
+            buffer.append(states(-aside, 0))
+        buffer.unpin()
+        wanted = min(total, keep or total)
+        assert torch.equal(buffer.last(wanted), plain.last(wanted))
 
 
 def new_pool(offload: bool, max_cached: int = 2) -> BlockPool:

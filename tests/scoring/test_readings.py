@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stc_lab.scoring.readings import read_count, read_letter, read_text, read_yes_no
+from stc_lab.answers import read_count, read_letter, read_text, read_yes_no
 
 LETTERS = ("A", "B", "C", "D")
 

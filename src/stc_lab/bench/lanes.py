@@ -6,7 +6,8 @@ import torch
 
 from stc_lab.bench.probing import Probed
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import ReKVMemory, ReKVSettings
+from stc_lab.language.caches.rekv import ReKVStore
+from stc_lab.language.caches.retrieval import ReKVSettings
 from stc_lab.measure.flops import decoder_flops
 from stc_lab.measure.timer import StageTimer
 from stc_lab.pruners import FrameContext, Pruner
@@ -24,7 +25,7 @@ class MemoryLane:
         self.flops = 0
         self._decoder, self._n_local = decoder, n_local
         self._timer = StageTimer(decoder.device)
-        self._memory = ReKVMemory(decoder.shape, ReKVSettings(n_local=n_local), decoder.device)
+        self._memory = ReKVStore(decoder.shape, ReKVSettings(n_local=n_local), decoder.device)
         decoder(decoder.embed([0] * NUM_INIT_TOKENS), self._memory)
 
     def push(self, frame: VisualTokens) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stc_lab.language.kv.base import DecoderShape, KVStore, Step
-from stc_lab.language.mrope import rotary_of
+from stc_lab.language.caches.base import DecoderShape, KVStore, Placed, Step
+from stc_lab.language.rotary import rotary_of
 from stc_lab.measure.flops import TextSizes
 
 
@@ -47,23 +47,39 @@ class TextDecoder:
         return self._model.embed_tokens(torch.as_tensor(token_ids, dtype=torch.long, device=self.device))
 
     def __call__(
-        self, embeds: Tensor, store: KVStore, positions: Tensor | None = None, lengths: Sequence[int] | None = None
+        self,
+        embeds: Tensor,
+        store: KVStore,
+        positions: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        places: Sequence[Placed] | None = None,
+        per_layer: Tensor | None = None,
+        visual: Tensor | None = None,
     ) -> Tensor:
         """Embeddings [T, H] -> final-norm hidden states [T, H]; ``store`` remembers the tokens.
 
         ``lengths``: sizes of the pieces (frames) in this pass, one piece by default; ``positions``: explicit
-        positions, [T] or what the store takes. Raises ``ValueError`` when the lengths do not add up to T or the store
-        refuses the positions.
+        positions, [T] or what the store takes; ``places``: see :class:`Step`. ``per_layer`` [E, V, H] is added to the
+        states of the tokens at the indices ``visual`` [V] after each of the first E layers (deepstack). Raises
+        ``ValueError`` when the lengths do not add up to T or the store refuses the positions.
         """
         lengths = (embeds.shape[0],) if lengths is None else tuple(lengths)
         if sum(lengths) != embeds.shape[0] or min(lengths) < 1:
             raise ValueError(f"lengths={lengths} do not split {embeds.shape[0]} tokens")
-        store.begin(Step(lengths, positions))
+        store.begin(Step(lengths, positions, None if places is None else tuple(places)))
         hidden = embeds
+        num_extras = 0 if per_layer is None else len(per_layer)
         for index, layer in enumerate(self._model.layers):
             hidden = hidden + self._attention(index, layer, hidden, store)
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            if index < num_extras:
+                hidden = hidden.index_add(0, visual.to(hidden.device), per_layer[index].to(hidden.dtype))
         return self._model.norm(hidden)
+
+    def queries(self, layer: int, states: Tensor) -> Tensor:
+        """Un-rotated queries [T, Hq, d] of a layer for ``states`` [T, H] that enter it: of tokens of no pass, too."""
+        block = self._model.layers[layer]
+        return block.self_attn.q_proj(block.input_layernorm(states)).view(len(states), -1, self.shape.head_dim)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final-norm hidden states [..., H] -> logits [..., vocabulary]."""

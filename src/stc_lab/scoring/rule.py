@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from stc_lab.scoring.readings import read_letter
+from stc_lab.answers import read_letter
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 ONE_LETTER = "the text starts with one letter, written as an answer"

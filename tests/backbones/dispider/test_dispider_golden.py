@@ -23,7 +23,7 @@ from stc_lab.backbones.dispider.sampling import sample_video
 from stc_lab.backbones.dispider.sequence import question_sequence, streaming_sequence
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.generate import greedy_with_logits
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.pruners.none import NoPruner
 from stc_lab.types import Question, VisualTokens
 

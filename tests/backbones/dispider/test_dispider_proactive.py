@@ -16,7 +16,7 @@ from stc_lab.backbones.dispider.sequence import QUESTION as ASKED
 from stc_lab.backbones.dispider.session import DispiderSession
 from stc_lab.backbones.proactive import Proactive, follow
 from stc_lab.cachers.none import NoCacher
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.pruners.none import NoPruner
 from stc_lab.types import Answer, Decision, Question
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.language.kv.base import tensor_bytes
+from stc_lab.language.caches.base import tensor_bytes
 from stc_lab.types import VisualTokens
 
 

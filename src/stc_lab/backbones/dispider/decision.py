@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from stc_lab.backbones.dispider.clip import Clip
 from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TO_DO, Memory, Piece, Summary, question_sequence
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops
 
 TEMPERATURE = 0.1

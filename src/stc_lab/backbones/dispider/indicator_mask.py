@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from stc_lab.language.attention import attend, grouped, ungrouped
-from stc_lab.language.kv.base import DecoderShape, Step
-from stc_lab.language.masks import hidden
+from stc_lab.language.caches.base import DecoderShape, Step
+from stc_lab.language.attention import hidden
 
 
 class IndicatorStore:
@@ -19,11 +19,11 @@ class IndicatorStore:
         self._num_tokens = 0
 
     def begin(self, step: Step) -> None:
-        """See :class:`stc_lab.language.kv.base.KVStore`; there is one pass, and positions count from 0."""
+        """See :class:`stc_lab.language.caches.base.KVStore`; there is one pass, and positions count from 0."""
         self._num_tokens = step.num_tokens
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See :class:`stc_lab.language.kv.base.KVStore`."""
+        """See :class:`stc_lab.language.caches.base.KVStore`."""
         rotation = self._shape.rotary.span(0, self._num_tokens, keys)
         rotated, values = rotation(keys).transpose(0, 1), values.transpose(0, 1)
         q = grouped(rotation(queries), self._shape.num_kv_heads)

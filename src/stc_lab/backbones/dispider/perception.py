@@ -11,7 +11,7 @@ from stc_lab.backbones.dispider.clip import Clip, ClipFrame, time_span
 from stc_lab.backbones.dispider.indicator_mask import IndicatorStore
 from stc_lab.backbones.dispider.model import DispiderModel, pool
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, projector_flops
 
 CLIP_TEXT = "This contains a clip sampled in {start} to {end} seconds"

@@ -12,7 +12,7 @@ from torch import Tensor
 from stc_lab.backbones.dispider.clip import Clip
 from stc_lab.backbones.dispider.prompts import after_video, before_video
 from stc_lab.backbones.reply import ReadPrompt, answer_after
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure import StageTimer
 from stc_lab.types import Answer, Question
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stc_lab.backbones.dispider.clip import Clip, ClipBorders, ClipFrame
 from stc_lab.backbones.dispider.decision import Judge
-from stc_lab.language.kv.base import tensor_bytes
+from stc_lab.language.caches.base import tensor_bytes
 from stc_lab.types import VisualTokens
 
 Perceive = Callable[[list[ClipFrame]], tuple[Clip, int]]

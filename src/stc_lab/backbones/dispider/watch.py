@@ -10,7 +10,7 @@ from torch import Tensor
 from stc_lab.backbones.dispider.clip import Clip
 from stc_lab.backbones.dispider.decision import Judge, Judgement
 from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TO_DO, opening
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops
 from stc_lab.types import Question
 

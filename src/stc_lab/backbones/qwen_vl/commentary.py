@@ -14,7 +14,7 @@ from stc_lab.types import TimedText
 
 if TYPE_CHECKING:
     from stc_lab.backbones.qwen_vl.backbone import QwenVL
-    from stc_lab.language.kv.growing import GrowingStore
+    from stc_lab.language.caches.growing import GrowingStore
     from stc_lab.language.kv.replaced import ReplacedStore
     from stc_lab.measure import StageTimer
 

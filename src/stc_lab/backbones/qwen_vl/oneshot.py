@@ -13,7 +13,7 @@ from stc_lab.backbones.qwen_vl.memory import Cost, Memory, Patch, Request
 from stc_lab.backbones.qwen_vl.prompts import ASSISTANT, CLOSE, SYSTEM, USER, VISION_END, VISION_START
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice
 from stc_lab.backbones.qwen_vl.thread import Thread
-from stc_lab.language.kv.base import tensor_bytes
+from stc_lab.language.caches.base import tensor_bytes
 
 if TYPE_CHECKING:
     from stc_lab.backbones.qwen_vl.backbone import QwenVL

@@ -12,7 +12,7 @@ from torch import Tensor
 from stc_lab.backbones.qwen_vl.layout import Axes, Clip, Piece
 from stc_lab.backbones.qwen_vl.memory import Cost, seen_mask
 from stc_lab.backbones.qwen_vl.speaking import Spoken, Voice, speak
-from stc_lab.language.kv.growing import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops
 
 if TYPE_CHECKING:

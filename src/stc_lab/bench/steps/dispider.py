@@ -11,7 +11,7 @@ from stc_lab.backbones.dispider.clip import ClipFrame
 from stc_lab.backbones.dispider.perception import Perception
 from stc_lab.bench.steps.lane import Cost, Lane, TimedDecoder, random_tokens
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, projector_flops
 from stc_lab.pruners import NoPruner, Pruner
 from stc_lab.types import VisualTokens

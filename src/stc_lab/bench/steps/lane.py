@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv.base import KVStore, Step
+from stc_lab.language.caches.base import KVStore, Step
 from stc_lab.measure.timer import StageTimer
 
 

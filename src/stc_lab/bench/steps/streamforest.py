@@ -10,7 +10,7 @@ from stc_lab.backbones.streamforest.pruning import prune_units, unit_pruner
 from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.bench.steps.lane import Cost, Lane, random_tokens
 from stc_lab.language import TextDecoder
-from stc_lab.language.kv import GrowingStore
+from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, projector_flops
 from stc_lab.pruners import Pruner
 from stc_lab.types import VisualTokens

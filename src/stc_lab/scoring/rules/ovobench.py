@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stc_lab.scoring.readings import read_count, read_letter, read_yes_no
+from stc_lab.answers import read_count, read_letter, read_yes_no
 from stc_lab.scoring.rule import Asked, Rule, letters_of
 
 COUNTING = ("REC",)

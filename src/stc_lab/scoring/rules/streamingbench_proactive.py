@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stc_lab.scoring.readings import read_text
+from stc_lab.answers import read_text
 from stc_lab.scoring.rule import Asked, Rule, when_said
 
 TOLERANCE_S = 2.0

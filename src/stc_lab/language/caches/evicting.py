@@ -5,27 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stc_lab.language.attention import attend, grouped, ungrouped
-from stc_lab.language.kv.base import DecoderShape, Step, tensor_bytes
-from stc_lab.language.kv.rows import Rows
-from stc_lab.language.masks import BandMask
+from stc_lab.language.attention import BandMask, attend, grouped, ungrouped
+from stc_lab.language.caches.base import DecoderShape, Step, TokenBuffer, tensor_bytes
+from stc_lab.language.caches.growing import UNLIMITED
 from stc_lab.language.rotary import Rotation
-
-UNLIMITED = 2**62
 
 
 class _Layer:
     """Keys as projected, the same keys at their present positions, and values."""
 
     def __init__(self) -> None:
-        self.keys, self.turned, self.values = Rows(), Rows(), Rows()
+        self.keys, self.rotated, self.values = (TokenBuffer(growth=8, min_spare=64) for _ in range(3))
 
     @property
-    def rows(self) -> tuple[Rows, Rows, Rows]:
-        return self.keys, self.turned, self.values
+    def buffers(self) -> tuple[TokenBuffer, TokenBuffer, TokenBuffer]:
+        return self.keys, self.rotated, self.values
 
 
-class ReplacedStore:
+class EvictingStore:
     """Keys are kept un-rotated; each pass says where all tokens stand, old and new (StreamingVLM, arXiv:2510.09608).
 
     As long as the old tokens stand where they stood, only the new keys are rotated; otherwise all are.
@@ -37,11 +34,16 @@ class ReplacedStore:
         self._mask = BandMask(UNLIMITED)
         self._positions = torch.empty(3, 0)
         self._stands = True
-        self._turn_new: Rotation | None = None
-        self._turn_all: Rotation | None = None
+        self._rotate_new: Rotation | None = None
+        self._rotate_all: Rotation | None = None
 
     def __len__(self) -> int:
         return len(self._layers[-1].keys)
+
+    @property
+    def num_context(self) -> int:
+        """Tokens that stand before the next one."""
+        return len(self)
 
     def keys(self, layer: int) -> Tensor:
         """Un-rotated keys [Hkv, L, d] of a layer."""
@@ -54,26 +56,31 @@ class ReplacedStore:
     @property
     def num_bytes(self) -> int:
         """Bytes of keys, rotated keys and values of all layers."""
-        return sum(tensor_bytes(rows.all) for layer in self._layers for rows in layer.rows if len(rows))
+        return sum(tensor_bytes(buffer.all) for layer in self._layers for buffer in layer.buffers if len(buffer))
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes allocated, used or not."""
-        return sum(rows.reserved_bytes for layer in self._layers for rows in layer.rows)
+        return sum(buffer.reserved_bytes for layer in self._layers for buffer in layer.buffers)
 
     def keep(self, indices: Tensor) -> None:
         """Only the tokens at ``indices`` [N], in that order."""
         self._positions = self._positions[:, indices]
         for layer in self._layers:
-            for rows in layer.rows:
-                rows.keep(indices.to(rows.all.device))
+            for buffer in layer.buffers:
+                if len(buffer):
+                    buffer.keep(indices.to(buffer.all.device))
 
-    def cut(self, length: int) -> None:
-        """Only the first ``length`` tokens."""
-        self._positions = self._positions[:, :length]
+    def mark(self) -> int:
+        """The present length."""
+        return len(self)
+
+    def rewind(self, mark: int) -> None:
+        """Only the first ``mark`` tokens."""
+        self._positions = self._positions[:, :mark]
         for layer in self._layers:
-            for rows in layer.rows:
-                rows.cut(length)
+            for buffer in layer.buffers:
+                buffer.cut(mark)
 
     def begin(self, step: Step) -> None:
         """``step.positions`` [3, L + T]: of the L stored and the T new tokens, on the CPU."""
@@ -83,29 +90,29 @@ class ReplacedStore:
             raise ValueError(f"positions has shape {shape}, expected (3, {total}): of all tokens, stored and new")
         self._stands = torch.equal(self._positions, step.positions[:, :old].to(self._positions.dtype))
         self._positions = step.positions.to(self._positions.dtype)
-        self._turn_new = self._turn_all = None
+        self._rotate_new = self._rotate_all = None
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See :class:`stc_lab.language.kv.base.KVStore`."""
-        new, rows = self._rotation(keys), self._layers[layer]
-        rows.keys.append(keys)
-        rows.values.append(values)
+        new, buffers = self._rotation(keys), self._layers[layer]
+        buffers.keys.append(keys)
+        buffers.values.append(values)
         if self._stands:
-            rows.turned.append(new(keys))
+            buffers.rotated.append(new(keys))
         else:
-            rows.turned.cut(0)
-            rows.turned.append(self._turn_all(rows.keys.all.transpose(0, 1)))
-        mask = self._mask.corner(queries.shape[0], len(rows.keys), queries)
+            # Tokens in front of these left or moved: every key is rotated to where it stands now.
+            buffers.rotated.cut(0)
+            buffers.rotated.append(self._rotate_all(buffers.keys.all.transpose(0, 1)))
+        mask = self._mask.corner(queries.shape[0], len(buffers.keys), queries)
         q = grouped(new(queries), self._shape.num_kv_heads)
-        return ungrouped(attend(q, rows.turned.all, rows.values.all, mask, self._shape.scale))
+        return ungrouped(attend(q, buffers.rotated.all, buffers.values.all, mask, self._shape.scale))
 
     def _rotation(self, keys: Tensor) -> Rotation:
         """Rotation of the new tokens; made in the first layer, with that of all tokens where they moved."""
-        if self._turn_new is None:
+        if self._rotate_new is None:
             positions = self._positions.to(keys.device)
             if self._stands:
-                self._turn_new = self._shape.rotary(positions[:, -len(keys) :], keys.dtype)
+                self._rotate_new = self._shape.rotary(positions[:, -len(keys) :], keys.dtype)
             else:
-                self._turn_all = self._shape.rotary(positions, keys.dtype)
-                self._turn_new = self._turn_all[-len(keys) :]
-        return self._turn_new
+                self._rotate_all = self._shape.rotary(positions, keys.dtype)
+                self._rotate_new = self._rotate_all[-len(keys) :]
+        return self._rotate_new

@@ -1,4 +1,4 @@
-"""Our strict readings of an answer's text: what was meant beyond doubt, or ``None``."""
+"""From what a model said to an answer: a letter, a number, yes or no; what was meant beyond doubt, or ``None``."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def read_yes_no(text: str) -> str | None:
 def read_text(text: str) -> str | None:
     """An open answer: the text without surrounding space, ``None`` if nothing was said."""
     return text.strip() or None
+
+
+def best_letter(letter_logits: dict[str, float]) -> str:
+    """The letter (or word) with the highest logit; of equal ones the first."""
+    return max(letter_logits, key=letter_logits.__getitem__)

@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from stc_lab.language.attention import Part, attend, attend_parts, grouped
-from stc_lab.language.kv.base import DecoderShape, tensor_bytes
-from stc_lab.language.kv.buffer import KVBuffer
-from stc_lab.language.masks import BandMask, FadingMask, far_mask
+from stc_lab.language.attention import BandMask, FadingMask, Part, attend, attend_parts, far_mask, grouped
+from stc_lab.language.caches.base import DecoderShape, TokenBuffer, tensor_bytes
 
 SPLIT_ABOVE = 4096
 """Keys in the middle of a window above which they are read without a mask, apart from those at its two ends. The
@@ -22,7 +20,7 @@ masked kernel takes a third longer and a mask as large as the window; splitting 
 
 
 @dataclass(frozen=True)
-class Piece:
+class QueryChunk:
     """What all layers share for the rows ``start .. stop - 1`` of a pass.
 
     ``num_keys``: length of the local part, the new tokens included. ``local_mask`` [T, num_keys], or, for a long
@@ -55,7 +53,7 @@ class Piece:
         return 0 if self.fading_mask is None else self.fading_mask.shape[1]
 
 
-class PiecePlanner:
+class ChunkPlanner:
     """Makes the pieces of a pass."""
 
     def __init__(self, n_local: int, split_above: int = SPLIT_ABOVE) -> None:
@@ -64,7 +62,7 @@ class PiecePlanner:
         self._band = BandMask(n_local)
         self._fading = FadingMask()
 
-    def piece(self, offset: int, length: int, position: int, num_init: int, like: Tensor) -> Piece:
+    def piece(self, offset: int, length: int, position: int, num_init: int, like: Tensor) -> QueryChunk:
         """``length`` tokens at ``position``, the rows from ``offset`` of the pass; each init token is seen once."""
         planned = self.local(offset, length, position, like)
         if num_init == 0 or position + length - 1 < self._n_local:
@@ -72,14 +70,14 @@ class PiecePlanner:
         mask = far_mask(position, length, num_init, self._n_local, like)
         return replace(planned, num_far=num_init, far_mask=mask)
 
-    def local(self, offset: int, length: int, position: int, like: Tensor, num_far: int = 0) -> Piece:
+    def local(self, offset: int, length: int, position: int, like: Tensor, num_far: int = 0) -> QueryChunk:
         """The same with the first ``num_far`` init tokens shown to every query, in the window or not."""
         num_keys, rows = min(position + length, self._n_local + length - 1), (offset, offset + length)
         num_fading = max(0, num_keys - self._n_local)
         if length == 1 or num_keys - num_fading - length <= self._split_above:
-            return Piece(*rows, num_keys, self._band.corner(length, num_keys, like), num_far=num_far)
+            return QueryChunk(*rows, num_keys, self._band.corner(length, num_keys, like), num_far=num_far)
         fading = self._fading.corner(length, num_fading, like) if num_fading else None
-        return Piece(*rows, num_keys, self._band.corner(length, length, like), True, fading, num_far)
+        return QueryChunk(*rows, num_keys, self._band.corner(length, length, like), True, fading, num_far)
 
 
 class SlidingLayer:
@@ -88,7 +86,7 @@ class SlidingLayer:
     def __init__(self, shape: DecoderShape, n_local: int, num_spare: int = 0) -> None:
         self._shape = shape
         self._n_local = n_local
-        self.window = KVBuffer(keep=n_local + num_spare)
+        self.keys, self.values = (TokenBuffer(keep=n_local + num_spare) for _ in range(2))
         self.init_keys: Tensor | None = None
         self.init_values: Tensor | None = None
         self._far_keys: Tensor | None = None
@@ -101,16 +99,19 @@ class SlidingLayer:
         back = self._shape.rotary.span(1 - self._n_local, 2 - self._n_local, keys)
         self._far_keys = back(keys).transpose(0, 1).contiguous()
 
-    def attend(self, piece: Piece, queries: Tensor, rotated: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, piece: QueryChunk, queries: Tensor, rotated: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Append the piece's rotated ``keys`` and ``values``; output [Hkv, G, T, d] of its queries.
 
         ``queries`` and ``rotated`` [T, Hq, d]: the piece's queries before and after rotation.
         """
-        self.window.append(keys, values)
+        self.keys.append(keys)
+        self.values.append(values)
         near = grouped(rotated, self._shape.num_kv_heads)
-        local_keys, local_values = self.window.last(piece.num_keys)
+        # Local part: everything at a distance below n_local from the query, already rotated by its position.
+        local_keys, local_values = self.keys.last(piece.num_keys), self.values.last(piece.num_keys)
         if not piece.is_split and piece.num_far == 0:
             return attend(near, local_keys, local_values, piece.local_mask, self._shape.scale)
+        # One softmax over up to four sets of keys: the middle of the window, new tokens, fading ones, far init tokens.
         parts = [Part(near, local_keys, local_values, piece.local_mask)]
         if piece.is_split:
             parts = _split(parts[0], piece)
@@ -120,14 +121,39 @@ class SlidingLayer:
             parts.append(Part(far, init_keys, init_values, piece.far_mask))
         return attend_parts(parts[0], parts[1:], self._shape.scale)
 
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Rotated ``keys`` and ``values`` [T, Hkv, d] behind the window, without reading it."""
+        self.keys.append(keys)
+        self.values.append(values)
+
+    def drop_last(self, num_tokens: int) -> None:
+        """Forget the newest tokens of the window."""
+        self.keys.drop_last(num_tokens)
+        self.values.drop_last(num_tokens)
+
+    def pin(self) -> None:
+        """From now on keep all that has to survive at this moment, until :meth:`unpin` forgets what was appended."""
+        self.keys.pin()
+        self.values.pin()
+
+    def unpin(self) -> None:
+        """Forget what was appended since :meth:`pin`."""
+        self.keys.unpin()
+        self.values.unpin()
+
     @property
     def num_bytes(self) -> int:
         """Bytes of what is remembered: window and init tokens."""
-        window = self.window.last(self._n_local) if len(self.window) else ()
+        window = [buffer.last(self._n_local) for buffer in (self.keys, self.values) if len(buffer)]
         return tensor_bytes(*window, self.init_keys, self.init_values, self._far_keys)
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes allocated for the window, used or not."""
+        return self.keys.reserved_bytes + self.values.reserved_bytes
 
-def _split(local: Part, piece: Piece) -> list[Part]:
+
+def _split(local: Part, piece: QueryChunk) -> list[Part]:
     """The middle of the window, which every query sees, then the new tokens, then the keys that leave it."""
     first, last = piece.num_fading, piece.num_keys - piece.num_new
     spans = [(first, last, None), (last, piece.num_keys, piece.local_mask), (0, first, piece.fading_mask)]

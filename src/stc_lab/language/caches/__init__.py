@@ -1,0 +1,1 @@
+"""Key-value stores: growing, evicting, and block memory with retrieval."""
