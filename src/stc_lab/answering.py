@@ -35,14 +35,14 @@ def answer(model: VideoModel, reading: Reading, question: Question, timer: Stage
     closed, or becomes part of the stream where its memory wants that.
     """
     reader, context = reader_of(model, question), reading.context
-    num_before, flops_before = context.num_read, context.flops
+    num_before, visual_before, flops_before = len(context.ids), context.num_visual, context.flops
     with timer.stage("question"):
         # 1. What the memory hands over and the question are one prompt, read in one pass.
         prompt = [*reading.segments, *model.layout.question(question, reader, reading.message)]
         logits = context.read(prompt)
         choices = _choices(model, question, reader, logits)
     question_flops = context.flops - flops_before
-    prompt_ids = context.ids[num_before:]
+    num_words = len(context.ids) - num_before - (context.num_visual - visual_before)
     ttft_ms = timer.elapsed_ms(asked_at)
     generated = None
     with timer.stage("generate"):
@@ -61,7 +61,7 @@ def answer(model: VideoModel, reading: Reading, question: Question, timer: Stage
         text=text,
         prediction=_prediction(question, reader, text),
         reader=reader,
-        num_prompt_tokens=sum(token >= 0 for token in prompt_ids),
+        num_prompt_tokens=num_words,
         num_generated_tokens=0 if generated is None else len(generated.text_ids),
         ttft_ms=ttft_ms,
         letter_logits=choices or None,

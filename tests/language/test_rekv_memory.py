@@ -198,4 +198,4 @@ def test_a_long_answer_sees_init_and_the_last_tokens(
         assert decoder(decoder.embed([token]), store).isfinite().all()
     sliding = store._layers[-1]
     assert len(sliding.keys.last(40)[0]) == 40 and sliding.init_keys.shape[1] == len(INIT)
-    assert all(len(layer.window) <= 40 + 40 // 4 + 40 for layer in store._layers)
+    assert all(len(layer.keys) <= 40 + 40 // 4 + 40 for layer in store._layers)

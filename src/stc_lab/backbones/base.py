@@ -140,6 +140,7 @@ class VideoModel(nn.Module, ABC):
     layout: Layout
     loaded: LoadedText
     axes: Axes | None = None
+    placeholder_id: int = -1
 
     def __init__(self, settings: Backbone, facts: ModelFacts) -> None:
         super().__init__()
@@ -157,9 +158,16 @@ class VideoModel(nn.Module, ABC):
         """What decides when to respond, for models that are trained to."""
         return None
 
-    def sequence(self, segments: Sequence[Segment], cursor: Cursor | None = None) -> TokenSequence:
-        """Segments as embeddings, positions and extras of layers: the only way into the decoder."""
-        return sequence(segments, self.decoder.embed, self.token_ids, axes=self.axes, cursor=cursor)
+    def sequence(
+        self, segments: Sequence[Segment], cursor: Cursor | None = None, axes: Axes | None = None
+    ) -> TokenSequence:
+        """Segments as embeddings, positions and extras of layers: the only way into the decoder.
+
+        ``axes``: how they are placed, where not as the model is used to.
+        """
+        return sequence(
+            segments, self.decoder.embed, self.token_ids, self.placeholder_id, axes or self.axes, cursor
+        )
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of ``text`` as it stands, chat markers included and nothing added."""

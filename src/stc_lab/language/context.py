@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stc_lab.language.caches.base import KVStore
 from stc_lab.language.decoder import TextDecoder
-from stc_lab.language.sequence import Cursor, Segment, TokenSequence
+from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence
 from stc_lab.measure.flops import decoder_flops
 
 
@@ -19,15 +19,18 @@ class Reader(Protocol):
 
     decoder: TextDecoder
 
-    def sequence(self, segments: Sequence[Segment], cursor: Cursor | None = None) -> TokenSequence: ...
+    def sequence(
+        self, segments: Sequence[Segment], cursor: Cursor | None = None, axes: Axes | None = None
+    ) -> TokenSequence: ...
 
 
 class ReadableContext(Protocol):
-    """What a question is read into. ``ids``: of all tokens so far; ``flops``: of all passes since it was opened."""
+    """What a question is read into. ``ids``: of all tokens so far, of which ``num_visual`` are visual; ``flops``: of all
+    passes."""
 
     ids: list[int]
+    num_visual: int
     flops: int
-    num_read: int
 
     def read(self, segments: Sequence[Segment]) -> Tensor:
         """Read on; returns the logits [V] after the last token."""
@@ -47,9 +50,10 @@ class Mark:
 class Context:
     """A sequence in a key-value store.
 
-    ``num_read``: tokens read, visual ones included, and ``num_visual`` of them; ``flops``: two per multiply-accumulate,
-    of all passes. ``counts_on``: the store itself knows where the next token stands (blocks put one after the other),
-    so no positions are handed over.
+    ``ids``: of all tokens read, with a placeholder for those that are no words, ``num_visual`` of them visual;
+    ``flops``: two per multiply-accumulate, of all passes. ``axes``: how tokens are placed, where not as the model says.
+    ``counts_on``: the store itself knows where the next token stands (blocks put one after the other), so no positions
+    are handed over.
     """
 
     def __init__(self, model: Reader, store: KVStore, counts_on: bool = False) -> None:
@@ -58,13 +62,9 @@ class Context:
         self.ids: list[int] = []
         self.num_visual = 0
         self.flops = 0
+        self.axes: Axes | None = None
         self._model = model
         self._counts_on = counts_on
-
-    @property
-    def num_read(self) -> int:
-        """Tokens read so far."""
-        return len(self.ids)
 
     def read(self, segments: Sequence[Segment]) -> Tensor:
         """Read ``segments``; returns the logits [V] after the last token."""
@@ -74,7 +74,7 @@ class Context:
     def extend(self, segments: Sequence[Segment], with_logits: bool = False) -> Tensor:
         """Read ``segments`` without asking what comes next; returns the states [T, H] after the final norm."""
         decoder, num_context = self._model.decoder, self.store.num_context
-        sequence = self._model.sequence(segments, self.cursor)
+        sequence = self._model.sequence(segments, self.cursor, self.axes)
         positions = None if self._counts_on else sequence.positions
         if positions is not None:
             positions = positions.to(sequence.embeds.device)

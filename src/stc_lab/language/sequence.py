@@ -159,7 +159,7 @@ def sequence(
     """``segments`` as tokens, placed by ``axes`` from ``cursor`` on; empty texts and clips are left out."""
     cursor = cursor or Cursor()
     embeds, ids, placed, visual, extras = [], [], [], [], []
-    for segment in _joined(segments):
+    for segment in joined(segments):
         words: Sequence[int] = ()
         if isinstance(segment, Text):
             words = token_ids(segment.text) if segment.ids is None else segment.ids
@@ -190,7 +190,7 @@ def _tokens(segment: Clip | Embedded) -> Tensor:
     return segment.tokens
 
 
-def _joined(segments: Sequence[Segment]) -> Iterator[Segment]:
+def joined(segments: Sequence[Segment]) -> Iterator[Segment]:
     """Neighbouring strings as one, since a tokenizer may join what meets at their border."""
     text = ""
     for segment in segments:

@@ -18,7 +18,7 @@ from stc_lab.cachers.base import Cacher
 from stc_lab.language.context import ReadableContext
 from stc_lab.language.decoder import TextDecoder
 from stc_lab.language.generate import Generated
-from stc_lab.language.sequence import Cursor, Segment, TokenSequence
+from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence
 from stc_lab.measure import StageTimer
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import Question, TimedText, VisualTokens
@@ -81,9 +81,15 @@ class Model(Protocol):
     facts: ModelFacts
     device: torch.device
 
-    def sequence(self, segments: Sequence[Segment], cursor: Cursor | None = None) -> TokenSequence: ...
+    stop_ids: frozenset[int]
+
+    def sequence(
+        self, segments: Sequence[Segment], cursor: Cursor | None = None, axes: Axes | None = None
+    ) -> TokenSequence: ...
 
     def token_ids(self, text: str) -> list[int]: ...
+
+    def text(self, token_ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 ROUNDING_S = 1e-6
+Span = tuple[float, float]
+"""Stream time (start, stop) that a pair covers."""
 
 
 @dataclass
@@ -22,16 +23,17 @@ class Pairing:
     fps: float
     num_frames: int = 0
     waiting: np.ndarray | None = None
-    _starts_s: deque[float] = field(default_factory=deque)
     _waiting_s: float = 0.0
     _next_s: float = 0.0
 
-    def take(self, frames: Sequence[np.ndarray], times_s: Sequence[float]) -> tuple[list[np.ndarray], list[float]]:
-        """Pairs [2, H, W, 3] that are complete now, and the timestamps of their second frames.
+    def take(
+        self, frames: Sequence[np.ndarray], times_s: Sequence[float]
+    ) -> tuple[list[np.ndarray], list[float], list[Span]]:
+        """Pairs [2, H, W, 3] that are complete now, the timestamps of their second frames, and the spans they cover.
 
         Raises ``ValueError`` for a frame that is no picture, or of another size than its partner.
         """
-        pairs, stamps = [], []
+        pairs, stamps, spans = [], [], []
         for frame, time_s in zip(frames, times_s, strict=True):
             _check(frame)
             start_s = self._tick(time_s)
@@ -40,24 +42,22 @@ class Pairing:
             else:
                 pairs.append(self._joined(self.waiting, frame))
                 stamps.append(time_s)
-                self._starts_s.append(self._waiting_s)
+                spans.append(self._span())
                 self.waiting = None
-        return pairs, stamps
+        return pairs, stamps, spans
 
-    def half(self) -> tuple[np.ndarray, float]:
-        """The waiting frame twice, as the official processors pad a clip, and the time at which it starts."""
-        return np.stack((self.waiting, self.waiting)), self._waiting_s
+    def half(self) -> tuple[np.ndarray, Span]:
+        """The waiting frame twice, as the official processors pad a clip, and the span that it covers."""
+        return np.stack((self.waiting, self.waiting)), self._span()
 
-    def commit_half(self) -> tuple[np.ndarray, float]:
-        """As :meth:`half`, and the next frame begins a new pair. Returns the pair and the time at which it starts."""
-        pair, start_s = self.half()
-        self._starts_s.append(start_s)
+    def commit_half(self) -> tuple[np.ndarray, Span]:
+        """As :meth:`half`; the next frame begins a new pair."""
+        half = self.half()
         self.waiting = None
-        return pair, start_s
+        return half
 
-    def next_start(self) -> float:
-        """When the oldest pair that was not asked about yet starts, in seconds."""
-        return self._starts_s.popleft()
+    def _span(self) -> Span:
+        return self._waiting_s, self._waiting_s + 2 / self.fps
 
     def _tick(self, time_s: float) -> float:
         shown_s = int(time_s * self.fps + ROUNDING_S) / self.fps
