@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from stc_lab.backbones.dispider.networks import mix, pool
 from stc_lab.language import TextDecoder
-from stc_lab.language.attention import attend, grouped, ungrouped
+from stc_lab.language.attention import attend, grouped, hidden, ungrouped
 from stc_lab.language.caches.base import DecoderShape, Step
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.masks import hidden
 from stc_lab.measure.flops import decoder_flops, projector_flops
 from stc_lab.memories.dispider import (
     ANSWERED,

@@ -49,7 +49,9 @@ class Dispider(Backbone):
     required_files: ClassVar[tuple[str, ...]] = ("config.json",)
     at_least_one: ClassVar[tuple[str, ...]] = ("tokens_per_frame",)
     memories: ClassVar[tuple[str, ...]] = ("dispider",)
-    offers: ClassVar[frozenset[str]] = frozenset({"kv", "features", "places", "equal_counts", "clip_compressor"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"kv", "features", "places", "equal_counts", "merges_in_tower", "clip_compressor"}
+    )
     decides_by_itself: ClassVar[bool] = True
 
     def facts(self) -> ModelFacts:

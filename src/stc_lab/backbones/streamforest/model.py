@@ -46,7 +46,7 @@ class StreamForest(Backbone):
     required_files: ClassVar[tuple[str, ...]] = ("config.json", "tokenizer_config.json")
     at_least_one: ClassVar[tuple[str, ...]] = ("tokens_per_frame",)
     memories: ClassVar[tuple[str, ...]] = ("streamforest",)
-    offers: ClassVar[frozenset[str]] = frozenset({"kv", "features", "frame_positions"})
+    offers: ClassVar[frozenset[str]] = frozenset({"kv", "features", "merges_in_tower", "frame_positions"})
 
     def facts(self) -> ModelFacts:
         files = self.local_files()
