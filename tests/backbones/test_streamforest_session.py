@@ -71,9 +71,7 @@ def untimed(report: FrameReport) -> FrameReport:
     return replace(report, latency_ms={})
 
 
-def test_answer_equals_the_hf_model_on_the_whole_memory(
-    forest: Forest, video: Frames, question: Question
-) -> None:
+def test_answer_equals_the_hf_model_on_the_whole_memory(forest: Forest, video: Frames, question: Question) -> None:
     session = forest.open(NoCacher(), NoPruner())
     answer = run(session, video, question)
     message = "\nThe video contains 14 frames sampled from the past 13.0 seconds ago (0.0s of the entire video) "

@@ -353,8 +353,8 @@ class DispiderState(MemoryState):
         )
 
     def stats(self) -> dict[str, int]:
-        """``num_tokens``: tokens kept for the language model; ``num_blocks``: complete clips; ``num_open_frames``: those
-        of the clip that is not. ``kv_bytes_device``: tokens, clip memories, indicators, frames of the open clip;
+        """``num_tokens``: tokens kept for the language model; ``num_blocks``: complete clips; ``num_open_frames``:
+        those of the clip that is not. ``kv_bytes_device``: tokens, clip memories, indicators, frames of the open clip;
         ``kv_bytes_host``: tokens in host memory."""
         open_bytes = sum(tensor_bytes(frame.mixed, frame.kept.tokens) for frame in self.open_frames)
         state_bytes = sum(tensor_bytes(clip.memory, clip.indicator) for clip in self.clips)

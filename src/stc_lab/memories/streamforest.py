@@ -1,4 +1,4 @@
-"""``memory=streamforest``: a window of detailed frames and a forest of merged events (StreamForest, arXiv:2509.24871)."""
+"""``memory=streamforest``: a window of detailed frames and a forest of merged events (arXiv:2509.24871)."""
 
 from __future__ import annotations
 

@@ -232,7 +232,12 @@ def judgement(judge: Judge, case: dict, text: str, clips: list[Clip]) -> tuple[J
 
 
 def check_case(
-    backbone: DispiderVideoModel, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], name: str, question: Question
+    backbone: DispiderVideoModel,
+    clips: list[Clip],
+    facts: dict,
+    tensors: dict[str, Tensor],
+    name: str,
+    question: Question,
 ) -> None:
     case, state = facts[name], state_of(backbone)
     clips = clips[: case["n_clips"]]
@@ -264,7 +269,12 @@ def check_case(
 @pytest.mark.parametrize("name", [*STREAMING, "offline"])
 @torch.no_grad()
 def test_decision_retrieval_and_reaction(
-    backbone: DispiderVideoModel, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], question: Question, name: str
+    backbone: DispiderVideoModel,
+    clips: list[Clip],
+    facts: dict,
+    tensors: dict[str, Tensor],
+    question: Question,
+    name: str,
 ) -> None:
     if name not in facts:
         pytest.skip(f"the golden file has no case {name}")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.dispider import Dispider, model
+from stc_lab.backbones.dispider import model
 from stc_lab.backbones.dispider.checkpoint import COMPRESSOR, official_name, our_name
 from stc_lab.backbones.dispider.networks import CLIP_LARGE, DispiderModel, read_sizes
 from stc_lab.cachers.none import NoCacher

@@ -99,9 +99,7 @@ def test_questions_do_not_disturb_the_stream(dispider: Any, frames: Frames) -> N
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_clips_are_perceived_once(
-    dispider: Any, frames: Frames, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clips_are_perceived_once(dispider: Any, frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
     perceived: list[int] = []
     original = Compressor.perceive
 
@@ -209,9 +207,7 @@ class Windows(NoPruner):
 
 
 @pytest.mark.parametrize(("window", "expected"), [(2, [2, 1, 2, 1]), (3, [3, 3]), (5, [3, 3])])
-def test_a_pruner_window_ends_with_the_clip(
-    dispider: Any, frames: Frames, window: int, expected: list[int]
-) -> None:
+def test_a_pruner_window_ends_with_the_clip(dispider: Any, frames: Frames, window: int, expected: list[int]) -> None:
     for sizes in ((1,) * 6, (4, 2), (6,)):
         pruner = Windows(window_frames=window)
         session = dispider.open(NoCacher(), pruner)

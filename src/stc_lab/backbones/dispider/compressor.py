@@ -31,8 +31,9 @@ CLIP_TEXT = "This contains a clip sampled in {start} to {end} seconds"
 class Compressor:
     """``decoder``: the language network with its head in place of one over words.
 
-    ``project``: tokens of four patches -> its embeddings; ``for_language``: its states -> embeddings of the large model;
-    ``pool_num``: means of a frame that it is shown, and states that are kept of it; ``num_special_tokens`` of the tower.
+    ``project``: tokens of four patches -> its embeddings; ``for_language``: its states -> embeddings of the large
+    model; ``pool_num``: means of a frame that it is shown, and states that are kept of it; ``num_special_tokens``: of
+    the tower.
     """
 
     def __init__(

@@ -61,9 +61,7 @@ def check_config(config: dict[str, Any], name: str) -> None:
     """Raise ``ValueError`` when the ``config.json`` of checkpoint ``name`` is not that of a StreamForest model."""
     kind, projector = config.get("model_type"), config.get("mm_projector_type")
     if kind != MODEL_TYPE:
-        raise ValueError(
-            f"backbone.checkpoint={name}: model_type is {kind}, backbone=streamforest needs {MODEL_TYPE}"
-        )
+        raise ValueError(f"backbone.checkpoint={name}: model_type is {kind}, backbone=streamforest needs {MODEL_TYPE}")
     if projector != PROJECTOR:
         raise ValueError(
             f"backbone.checkpoint={name}: mm_projector_type is {projector}, backbone=streamforest needs {PROJECTOR} "
@@ -159,9 +157,7 @@ def load_streamforest(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedStrea
     config = checkpoint.json("config.json")
     # Made without memory for weights, so that loading 7B parameters needs them once and no random numbers.
     with torch.device("meta"):
-        model = StreamForestModel(
-            Qwen2Config(**text_settings(config)), SiglipVisionConfig(**vision_settings(config))
-        )
+        model = StreamForestModel(Qwen2Config(**text_settings(config)), SiglipVisionConfig(**vision_settings(config)))
     _load_weights(model, sorted(checkpoint.folder.glob("*.safetensors")), dtype, checkpoint.name)
     model.restore_buffers()
     model.eval().requires_grad_(False)

@@ -62,7 +62,9 @@ class StreamForest(Backbone):
             suggested=files.suggested if files else {},
         )
 
-    def load(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> StreamForestVideoModel:
+    def load(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> StreamForestVideoModel:
         files = self.all_files()
         facts = self.facts()
         model = StreamForestVideoModel(self, facts, load_streamforest(files, dtype or torch.get_default_dtype()))
