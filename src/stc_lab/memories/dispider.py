@@ -320,7 +320,7 @@ class DispiderState(MemoryState):
 
     def read(self, query: Query, waiting: Sequence[VisualTokens], prune: PruneOnRead) -> Reading:
         with self._timer.stage("retrieve"):
-            moment = self._moment(waiting)
+            moment = self.moment(waiting)
             judgement = self.judge.ask(query.text, moment.clips, self._settings.question_place)
             return self.reading(moment, judgement, moment.flops + judgement.flops)
 
@@ -351,6 +351,25 @@ class DispiderState(MemoryState):
             details=details,
             describe=describe,
         )
+
+    def moment(self, waiting: Sequence[VisualTokens] = ()) -> Moment:
+        """What there is to see with the frames that wait, which are taken on a copy."""
+        if self._seen is None or self._seen[0] != len(waiting):
+            ahead = self.copy()
+            flops = sum(ahead.remember(waiting))
+            if ahead.open_frames:
+                clip, cost = ahead._perceive()
+                ahead.clips.append(clip)
+                flops += cost
+            summary, cost = self._model.compressor.summary(ahead.clips)
+            self._seen = len(waiting), Moment(tuple(ahead.clips), summary, flops + cost)
+        return self._seen[1]
+
+    def copy(self) -> DispiderState:
+        """One that can go on while this one stays as it is; clips are shared."""
+        copied = copy.copy(self)
+        copied.clips, copied.open_frames = list(self.clips), list(self.open_frames)
+        return copied
 
     def stats(self) -> dict[str, int]:
         """``num_tokens``: tokens kept for the language model; ``num_blocks``: complete clips; ``num_open_frames``:
@@ -398,22 +417,3 @@ class DispiderState(MemoryState):
     def _perceive(self) -> tuple[Clip, int]:
         settings = self._settings
         return self._model.compressor.perceive(self.open_frames, settings.prune_compressor, settings.indicator_mask)
-
-    def _moment(self, waiting: Sequence[VisualTokens]) -> Moment:
-        """What there is to see with the frames that wait, which are taken on a copy."""
-        if self._seen is None or self._seen[0] != len(waiting):
-            ahead = self.copy()
-            flops = sum(ahead.remember(waiting))
-            if ahead.open_frames:
-                clip, cost = ahead._perceive()
-                ahead.clips.append(clip)
-                flops += cost
-            summary, cost = self._model.compressor.summary(ahead.clips)
-            self._seen = len(waiting), Moment(tuple(ahead.clips), summary, flops + cost)
-        return self._seen[1]
-
-    def copy(self) -> DispiderState:
-        """One that can go on while this one stays as it is; clips are shared."""
-        copied = copy.copy(self)
-        copied.clips, copied.open_frames = list(self.clips), list(self.open_frames)
-        return copied
