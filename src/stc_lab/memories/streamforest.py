@@ -24,8 +24,8 @@ from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
 from stc_lab.vision.base import VisionTower
 
-OFFICIAL = {"now_frames": 1, "short_frames": 18, "split_window": 8, "event_tokens": 64, "quota": 5120}
 MODES = ("online", "lazy")
+SIZES = ("now_frames", "now_tokens", "short_frames", "split_window", "event_tokens", "quota")
 _SPAN = "frames sampled from the past {span:.1f} seconds ago"
 TIME_MESSAGES = {
     "short_online_v2": f"\nThe video contains {{count}} {_SPAN} ({{first:.1f}}s of the entire video) up to the present "
@@ -119,7 +119,7 @@ class StreamForestMemory(Memory):
     def sizes(self, facts: ModelFacts) -> ForestSizes:
         """Sizes for a checkpoint. Raises ``ValueError`` where they do not fit."""
         suggested, num_tower = facts.suggested.get("streamforest", {}), facts.features_per_frame
-        chosen = {"now_tokens": num_tower} | OFFICIAL | {name: suggested[name] for name in SIZES if name in suggested}
+        chosen = {"now_tokens": num_tower} | {name: suggested[name] for name in SIZES if name in suggested}
         chosen |= {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
         sizes = ForestSizes(
             short_tokens=facts.tokens_per_frame,
@@ -143,9 +143,6 @@ class StreamForestMemory(Memory):
 
     def open(self, model: ForestModel, timer: StageTimer) -> StreamForestState:
         return StreamForestState(self, model, timer)
-
-
-SIZES = ("now_tokens", *OFFICIAL)
 
 
 class ForestModel(Model, Protocol):
