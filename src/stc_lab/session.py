@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, final
@@ -366,3 +367,25 @@ def open_session(
 ) -> StreamSession:
     """Start a stream on a loaded model."""
     return StreamSession(model, cacher, pruner, memory, timer)
+
+
+def follow(
+    session: StreamSession, question: Question, frames: Iterable[tuple[float, np.ndarray]]
+) -> Iterator[tuple[Decision, Answer]]:
+    """Watch for ``question`` while ``frames`` (time in seconds, uint8 [H, W, 3]) come in, and respond in time.
+
+    Yields every response with its decision, in time order: as soon as it is there while the stream goes on, and what
+    is left at its end.
+    """
+    session.watch(question)
+    waiting: deque[tuple[Decision, Future[Answer]]] = deque()
+    for time_s, frame in frames:
+        for report in session.push([frame], [time_s]):
+            responses = [decision for decision in report.decisions if decision.responds]
+            waiting.extend((decision, session.submit(decision)) for decision in responses)
+        while waiting and waiting[0][1].done():
+            decision, future = waiting.popleft()
+            yield decision, future.result()
+    session.unwatch(question.question_id)
+    for decision, future in waiting:
+        yield decision, future.result()

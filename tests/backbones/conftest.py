@@ -164,8 +164,7 @@ def question() -> Question:
 @pytest.fixture(scope="session")
 def forest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random StreamForest checkpoint in the official key layout: 16 tokens a frame from the tower."""
-    from stc_lab.backbones.streamforest.loading import save_streamforest
-    from stc_lab.backbones.streamforest.model import StreamForestModel
+    from stc_lab.backbones.streamforest.checkpoint import StreamForestModel, save_streamforest
 
     torch.manual_seed(7)
     vision = SiglipVisionConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,37 @@ from torch import Tensor
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.streamforest import StreamForest, new_pocket_streamforest
-from stc_lab.backbones.streamforest.config import SO400M, vision_settings
-from stc_lab.backbones.streamforest.loading import save_streamforest
+from stc_lab.backbones.streamforest.checkpoint import SO400M, save_streamforest, vision_settings
+from stc_lab.backbones.streamforest.model import BEFORE_VIDEO, StreamForestVideoModel, after_video
 from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, pocket_tokenizer
-from stc_lab.backbones.streamforest.prompts import BEFORE_VIDEO, after_video, time_message
 from stc_lab.cachers.none import NoCacher
+from stc_lab.memories.streamforest import StreamForestMemory, time_message
 from stc_lab.pruners.none import NoPruner
+from stc_lab.session import open_session
 from stc_lab.types import Question
 
 HUB_ID = "MCG-NJU/StreamForest-Qwen2-7B"
-SIZES = {"tokens_per_frame": 8, "event_tokens": 4}
+TOKENS = 8
+EVENT_TOKENS = 4
 
 
 @pytest.fixture
 def folder(forest_folder: Path, tmp_path: Path) -> Path:
     """A copy that may be damaged."""
     return shutil.copytree(forest_folder, tmp_path / "checkpoint")
+
+
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> StreamForestVideoModel:
+    return StreamForest(checkpoint=str(folder), tokens_per_frame=TOKENS).load(dtype=dtype)
+
+
+def check(folder: str | Path, **changes) -> None:
+    """As before a run: model and memory against each other; ``changes`` of the settings of either."""
+    settings = {"checkpoint": str(folder), "tokens_per_frame": TOKENS, "event_tokens": EVENT_TOKENS, **changes}
+    of_model = {field.name for field in fields(StreamForest)}
+    model = StreamForest(**{key: value for key, value in settings.items() if key in of_model})
+    memory = StreamForestMemory(**{key: value for key, value in settings.items() if key not in of_model})
+    model.check(NoCacher(), NoPruner(), memory)
 
 
 def edit(path: Path, **changes) -> None:
@@ -42,19 +58,19 @@ def rewrite(folder: Path, change) -> None:
 
 
 def test_saved_and_loaded_is_equal(folder: Path, tmp_path: Path, video, question) -> None:
-    first = StreamForest(str(folder), dtype="float32", **SIZES)
+    first = loaded(folder)
     save_streamforest(first.model, first.loaded.tokenizer, tmp_path / "again", {"quota": 8, "now_tokens": 12})
     keys = load_file(tmp_path / "again" / "model.safetensors").keys()
     assert "model.vision_tower.vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight" in keys
     assert {"model.mm_projector.mlp.2.bias", "model.layers.0.self_attn.q_proj.bias", "lm_head.weight"} <= set(keys)
-    again = StreamForest(str(tmp_path / "again"), dtype="float32", quota=5120, now_tokens=16, **SIZES)
-    answers = []
-    for backbone in (first, again):
-        session = backbone.open(NoCacher(), NoPruner())
+    again, answers = loaded(tmp_path / "again"), []
+    memory = StreamForestMemory(quota=5120, now_tokens=16, event_tokens=EVENT_TOKENS)
+    for model in (first, again):
+        session = open_session(model, NoCacher(), NoPruner(), memory)
         session.push(video, [float(t) for t in range(len(video))])
         answers.append(session.ask(question).letter_logits)
     assert answers[0] == answers[1]
-    suggested = StreamForest(str(tmp_path / "again"), **SIZES).memory_settings
+    suggested = StreamForestMemory(event_tokens=EVENT_TOKENS).sizes(again.facts)
     assert (suggested.quota, suggested.now_tokens, suggested.short_frames) == (8, 12, 18)
 
 
@@ -67,12 +83,12 @@ def test_shards_and_dtype(folder: Path) -> None:
         save_file({key: weights[key] for key in part}, folder / name)
         index |= dict.fromkeys(part, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    backbone = StreamForest(str(folder), dtype="float16", **SIZES)
-    loaded = backbone.model.language.lm_head.weight
-    assert backbone.dtype == torch.float16 and torch.equal(loaded, weights["lm_head.weight"].half())
+    model = loaded(folder, torch.float16)
+    head = model.model.language.lm_head.weight
+    assert model.dtype == torch.float16 and torch.equal(head, weights["lm_head.weight"].half())
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ValueError, match="model-00002-of-00002.safetensors not found"):
-        StreamForest.check_settings({"checkpoint": str(folder), **SIZES})
+        check(folder)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +103,7 @@ def test_shards_and_dtype(folder: Path) -> None:
 def test_weights_that_do_not_fit(folder: Path, change, message: str) -> None:
     rewrite(folder, change)
     with pytest.raises(ValueError, match=message):
-        StreamForest(str(folder), **SIZES)
+        loaded(folder)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +117,7 @@ def test_weights_that_do_not_fit(folder: Path, change, message: str) -> None:
 def test_other_models_are_refused_before_anything_loads(folder: Path, config: dict, message: str) -> None:
     edit(folder / "config.json", **config)
     with pytest.raises(ValueError, match=message):
-        StreamForest.check_settings({"checkpoint": str(folder), **SIZES})
+        check(folder)
 
 
 def test_official_tower_is_known_by_name(folder: Path) -> None:
@@ -109,34 +125,34 @@ def test_official_tower_is_known_by_name(folder: Path) -> None:
     del config["vision_config"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="known is only siglip-so400m-patch14-384"):
-        StreamForest.check_settings({"checkpoint": str(folder), **SIZES})
+        check(folder)
     edit(folder / "config.json", mm_vision_tower="google/siglip-so400m-patch14-384")
-    StreamForest.check_settings({"checkpoint": str(folder)})
+    check(folder, tokens_per_frame=128, event_tokens=None)
     assert vision_settings({})["num_hidden_layers"] == SO400M["num_hidden_layers"] == 26
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"now_tokens": 17}, "backbone.now_tokens=17: the tower .* makes 16 tokens of a frame"),
-        ({"tokens_per_frame": 128}, "a frame only shrinks, from backbone.now_tokens=16"),
-        ({"time_message": "long"}, "backbone.time_message=long: must be one of short_online_v2, short_online, none"),
+        ({"now_tokens": 17}, "memory.now_tokens=17: the tower .* makes 16 tokens of a frame"),
+        ({"tokens_per_frame": 128}, "a frame only shrinks, from memory.now_tokens=16"),
+        ({"time_message": "long"}, "memory.time_message=long: must be one of short_online_v2, short_online, none"),
         ({"max_new_tokens": 0}, "backbone.max_new_tokens=0: must be at least 1"),
         ({"answer_reader": "guess"}, "backbone.answer_reader=guess: must be one of"),
-        ({"checkpoint": "no/such/folder"}, "no such folder"),
+        ({"folder": "no/such/folder"}, "no such folder"),
     ],
 )
 def test_wrong_settings_are_named(forest_folder: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StreamForest.check_settings({"checkpoint": str(forest_folder), **SIZES, **changes})
+        check(**{"folder": forest_folder, **changes})
 
 
 def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    StreamForest.check_settings({"checkpoint": HUB_ID})
+    check(HUB_ID, tokens_per_frame=128, event_tokens=None)
     with pytest.raises(ValueError, match=rf"{HUB_ID}.*about 16.1 GB.*hf download {HUB_ID}"):
-        StreamForest(HUB_ID)
+        StreamForest(checkpoint=HUB_ID).load()
 
 
 def test_pocket_architecture(tmp_path: Path) -> None:
@@ -155,10 +171,11 @@ def test_pocket_architecture(tmp_path: Path) -> None:
 
     save_streamforest(model, tokenizer, tmp_path, POCKET_SIZES)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10e6
-    loaded = StreamForest(str(tmp_path), dtype="float32")
-    assert loaded.tower.num_tokens == 729 and loaded.memory_settings.now_tokens == 729
-    assert loaded.memory_settings.quota == POCKET_SIZES["quota"]
-    again = loaded.model.state_dict()
+    loaded_again = StreamForest(checkpoint=str(tmp_path)).load(dtype=torch.float32)
+    sizes = StreamForestMemory().sizes(loaded_again.facts)
+    assert loaded_again.tower.num_tokens == 729 and sizes.now_tokens == 729
+    assert sizes.quota == POCKET_SIZES["quota"]
+    again = loaded_again.model.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
@@ -171,7 +188,7 @@ def test_pocket_knows_the_words_of_its_prompts() -> None:
 
 
 def test_pocket_is_shipped_and_one_that_is_not_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    StreamForest.check_settings({"checkpoint": "pocket"})
+    StreamForest().facts()
     monkeypatch.setattr("stc_lab.backbones.checkpoints.POCKET_ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"backbone\.checkpoint=pocket: no pocket model of"):
-        StreamForest.check_settings({"checkpoint": "pocket"})
+        StreamForest().facts()

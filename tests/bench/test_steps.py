@@ -6,7 +6,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.bench.app import measure
 from stc_lab.bench.measure import Bench
 from stc_lab.bench.sizes import BACKBONES, BackboneSize, random_decoder
@@ -21,6 +20,7 @@ from stc_lab.config import conf_dir
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, vision_flops
 from stc_lab.measure.timer import StageTimer
+from stc_lab.memories.streamforest import ForestSizes
 from stc_lab.pruners import STCPruner
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ QWEN = {"depth": 4, "num_heads": 2, "patch_size": 4}
 WINDOWED = QWEN | {
     "hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [3]
 }  # fmt: skip
-MEMORY = MemorySettings(now_tokens=9, short_frames=3, short_tokens=6, split_window=2, event_tokens=3, quota=12)
+MEMORY = ForestSizes(now_tokens=9, short_frames=3, short_tokens=6, split_window=2, event_tokens=3, quota=12)
 TINY = {
     "streamforest": BackboneSize(
         TowerSize("s", "siglip", CLIP | dict(image_size=12, patch_size=4)), TEXT, (3, 3), memory=MEMORY

@@ -14,9 +14,9 @@ import pytest
 from made import MAKERS
 
 from stc_lab.backbones import prompts as rekv
-from stc_lab.backbones.dispider import prompts as dispider
+from stc_lab.backbones.dispider import model as dispider
 from stc_lab.backbones.qwen_vl import prompts as qwen_vl
-from stc_lab.backbones.streamforest import prompts as streamforest
+from stc_lab.backbones.streamforest import model as streamforest
 from stc_lab.benchmarks.egoschema import EgoSchema
 from stc_lab.benchmarks.mlvu import MLVU
 from stc_lab.benchmarks.official import OfficialBenchmark

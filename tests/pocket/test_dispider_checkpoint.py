@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.dispider import Dispider
+from stc_lab.backbones.dispider.model import DispiderVideoModel
 from stc_lab.cachers.none import NoCacher
+from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.dataset import held_out_script
 from stc_lab.pocket.decisions import (
     Judged,
@@ -21,14 +24,15 @@ from stc_lab.pocket.decisions import (
 from stc_lab.pocket.training.features import coded_frames
 from stc_lab.pocket.world.questions import sample_questions
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import open_session
 from stc_lab.types import Decision, Question
 
 FOLDER = POCKET_ROOT / "dispider"
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Dispider:
-    return Dispider("pocket", dtype="float32")
+def backbone() -> DispiderVideoModel:
+    return Dispider().load(dtype=torch.float32)
 
 
 def test_it_is_small():
@@ -41,7 +45,8 @@ def test_it_answers_dev_streams_from_pruned_frames(backbone):
     right = []
     for index in range(2):
         script = held_out_script("dev", index)
-        session, frames, pushed = backbone.open(NoCacher(), STCPruner(budget=64)), coded_frames(script)[::4], 0
+        session = open_session(backbone, NoCacher(), STCPruner(budget=64), DispiderMemory())
+        frames, pushed = coded_frames(script)[::4], 0
         for number, asked in enumerate(sample_questions(script, 12)):
             seen = int(asked.time_s) + 1
             session.push(frames[pushed:seen], list(map(float, range(pushed, seen))))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from stc_lab.backbones.dispider import Dispider
+from stc_lab.backbones.dispider.model import DispiderVideoModel
 from stc_lab.backbones.dispider.pocket import new_pocket_dispider, pocket_tokenizer, save_pocket_dispider
-from stc_lab.backbones.dispider.reaction import View
-from stc_lab.backbones.dispider.sequence import streaming_sequence
 from stc_lab.cachers.none import NoCacher
+from stc_lab.memories.dispider import DispiderMemory, Judgement, streaming_sequence
 from stc_lab.pocket.recipes import dispider as recipe
 from stc_lab.pocket.training.batches import CELLS, Mix
 from stc_lab.pocket.training.dispider_clips import ClipMix, asked_at_end, clip_views
@@ -27,6 +27,7 @@ from stc_lab.pocket.world.labels import BACKGROUND
 from stc_lab.pocket.world.questions import PocketQuestion
 from stc_lab.pocket.world.script import Script, Track, sample_script
 from stc_lab.pruners.none import NoPruner
+from stc_lab.session import open_session
 from stc_lab.types import Question
 
 NUM_FRAMES = 6
@@ -36,13 +37,13 @@ QUESTION = Question("q", 5.2, ASKED.text, OPTIONS, "C")
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Dispider:
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> DispiderVideoModel:
     folder = save_pocket_dispider(new_pocket_dispider(), tmp_path_factory.mktemp("untrained"))
-    return Dispider(str(folder), dtype="float32")
+    return Dispider(checkpoint=str(folder)).load(dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def shelf(backbone: Dispider) -> ClipShelf:
+def shelf(backbone: DispiderVideoModel) -> ClipShelf:
     """One short stream, in full precision."""
     script = sample_script(5, 8)
     with torch.inference_mode():
@@ -51,8 +52,8 @@ def shelf(backbone: Dispider) -> ClipShelf:
 
 
 @pytest.fixture(scope="module")
-def session(backbone: Dispider):
-    session = backbone.open(NoCacher(), NoPruner())
+def session(backbone: DispiderVideoModel):
+    session = open_session(backbone, NoCacher(), NoPruner(), DispiderMemory())
     frames = coded_frames(replace(sample_script(5, 8), duration_s=NUM_FRAMES))[::4]
     session.push(frames, list(map(float, range(NUM_FRAMES))))
     return session
@@ -62,24 +63,25 @@ def test_perception_is_that_of_the_session(backbone, session, shelf):
     """A whole clip and one of two frames; left out tokens leave gaps, so nothing else moves."""
     rememberer = Rememberer(Compressor(backbone.model, pocket_tokenizer()))
     memories = rememberer(shelf, 0, NUM_FRAMES)
-    clips, _ = session._timeline.view()
+    moment = session.memory.moment()
+    clips = moment.clips
     assert [len(memory) for memory in memories.memory] == [4, 2]
     for clip, memory, indicator in zip(clips, memories.memory, memories.indicators, strict=True):
         torch.testing.assert_close(memory, clip.memory, atol=5e-3, rtol=5e-3)
         torch.testing.assert_close(indicator, clip.indicator, atol=5e-3, rtol=5e-3)
-    torch.testing.assert_close(memories.summary, session._timeline.summary()[0], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(memories.summary, moment.summary, atol=1e-2, rtol=1e-2)
 
 
 def test_judge_reads_what_a_watcher_reads(backbone, session):
-    clips, _ = session._timeline.view()
+    clips, judge = session.memory.moment().clips, session.memory.judge
     compressor = Compressor(backbone.model, pocket_tokenizer())
     memories, indicators = [clip.memory[None] for clip in clips], torch.stack([clip.indicator for clip in clips])[None]
     for asked_at, answered_at in ((0, ()), (1, ()), (0, (1,))):
         pieces = streaming_sequence(2, asked_at, answered_at)
         with torch.inference_mode():
             (state,), _ = compressor.judge([Seq(0, pieces, ASKED.text)], memories, indicators)
-            embeds, _ = backbone.judge.embeds(pieces, ASKED.text, clips)
-            expected = backbone.judge.ask(ASKED.text, clips, "start") if not (asked_at or answered_at) else None
+            embeds, _ = backbone.compressor.embeds(pieces, ASKED.text, clips)
+            expected = judge.ask(ASKED.text, clips, "start") if not (asked_at or answered_at) else None
         rows = compressor.decoder(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
         torch.testing.assert_close(state, rows, atol=1e-4, rtol=1e-4)
         if expected is not None:
@@ -91,12 +93,14 @@ def test_judge_reads_what_a_watcher_reads(backbone, session):
 def test_prompts_are_those_of_the_session(backbone, session):
     encoder = DispiderQuestions(pocket_tokenizer())
     model = ReactionModel(backbone.model, encoder)
-    clips, _ = session._timeline.view()
-    summary, _ = session._timeline.summary()
+    moment = session.memory.moment()
+    clips, summary = moment.clips, moment.summary
     tokens = [clip.tokens.view(clip.num_frames, CELLS, -1) for clip in clips]
     row = Row(tokens, [clip.memory for clip in clips], summary, [ASKED])
     questions = encoder([[ASKED]])
-    expected = backbone.reaction.embeds(QUESTION, View(clips, (0, 1), summary))
+    chosen = Judgement(summary[0], 0.0, summary[:, 0], summary[:, 0], (0, 1), 0)
+    reading = session.memory.reading(moment, chosen, 0)
+    expected = backbone.sequence([*reading.segments, *backbone.layout.question(QUESTION, "generate")]).embeds
     prefix, ids = model.prefix(row), questions.ids[0, 0]
     torch.testing.assert_close(torch.cat([prefix, model.decoder.embed_tokens(ids[:-2])]), expected)
     answer = encoder.tokenizer("C<|im_end|>", add_special_tokens=False).input_ids
@@ -178,7 +182,7 @@ def test_a_tiny_run_makes_a_loadable_checkpoint(tmp_path: Path):
     mix = Mix((6,), (1.0,), (8, 20), (0.5, 0.5), tokens_per_batch=300, num_questions=3)
     reaction = recipe.train_reaction(folder, num_steps=2, mixes={0: mix}, sizes=sizes)
     recipe.export_dispider(folder, target)
-    loaded = Dispider(str(target), dtype="float32").model
+    loaded = Dispider(checkpoint=str(target)).load(dtype=torch.float32).model
     for ours, theirs in ((reaction.decoder, loaded.language.model), (compressor.decoder, loaded.compressor["model"])):
         torch.testing.assert_close(dict(theirs.state_dict()), dict(ours.state_dict()))
     torch.testing.assert_close(loaded.compress_projector[0].weight, reaction.compress_projector[0].weight)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from stc_lab.backbones.streamforest import StreamForest
-from stc_lab.backbones.streamforest.loading import save_streamforest
+from stc_lab.backbones.streamforest.checkpoint import save_streamforest
+from stc_lab.backbones.streamforest.model import BEFORE_VIDEO, StreamForestVideoModel, after_video
 from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, new_pocket_streamforest, pocket_tokenizer
-from stc_lab.backbones.streamforest.prompts import BEFORE_VIDEO, after_video, time_message
-from stc_lab.backbones.streamforest.pruning import unit_pruner
-from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.cachers.none import NoCacher
+from stc_lab.memories.base import PruneOnRead, Query
+from stc_lab.memories.streamforest import ForestSizes, StreamForestMemory, time_message, unit_pruner
 from stc_lab.pocket.recipes import streamforest as recipe
 from stc_lab.pocket.training.features import coded_frames
 from stc_lab.pocket.training.streamforest import ForestLearner, time_code
@@ -25,6 +25,7 @@ from stc_lab.pocket.world.script import sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import open_session
 from stc_lab.types import Question
 
 NUM_FRAMES = 10
@@ -45,18 +46,18 @@ def learner(encoder: ForestEncoder) -> ForestLearner:
 
 
 @pytest.fixture(scope="module")
-def backbone(learner: ForestLearner, tmp_path_factory: pytest.TempPathFactory) -> StreamForest:
+def backbone(learner: ForestLearner, tmp_path_factory: pytest.TempPathFactory) -> StreamForestVideoModel:
     """The untrained model through a checkpoint folder."""
     folder = tmp_path_factory.mktemp("untrained")
     save_streamforest(learner.model, learner.encoder.tokenizer, folder, POCKET_SIZES)
-    return StreamForest(str(folder), dtype="float32", max_new_tokens=1)
+    return StreamForest(checkpoint=str(folder), max_new_tokens=1).load(dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
 def view(learner: ForestLearner) -> View:
     """One reading of a stream, in full precision."""
     script = replace(sample_script(5, 12), duration_s=NUM_FRAMES)
-    ((time_s, read),) = see_views(learner.model, MemorySettings(**POCKET_SIZES), script, [NUM_FRAMES - 1])
+    ((time_s, read),) = see_views(learner.model, ForestSizes(**POCKET_SIZES), script, [NUM_FRAMES - 1])
     return View(script, time_s, read.tokens.numpy(), unit_sizes(read))
 
 
@@ -73,15 +74,17 @@ def test_training_prompts_are_those_of_the_session(encoder, last_s):
 
 @pytest.mark.parametrize("pruner", [NoPruner(), STCPruner(keep_ratio=0.3)])
 def test_training_reads_and_answers_what_the_session_does(backbone, encoder, learner, view, pruner):
-    session = backbone.open(NoCacher(), pruner)
+    session = open_session(backbone, NoCacher(), pruner, StreamForestMemory())
     session.push(coded_frames(view.script)[::NATIVE_FPS], list(map(float, range(NUM_FRAMES))))
     other = replace(ASKED, text="where is the ring now ?")
-    batch = make_batch([view], [[other, ASKED]], encoder, unit_pruner(pruner, backbone.memory_settings))
+    batch = make_batch([view], [[other, ASKED]], encoder, unit_pruner(pruner, session.memory.forest.sizes))
     with torch.inference_mode():
         (prefix,) = learner.prefixes(batch)
         logits = learner.logits(batch)[0, 1]
         before, after = len(encoder.init_ids), len(encoder.message_ids(view.time_s))
-        torch.testing.assert_close(prefix[before:-after], session._prompt(QUESTION).visual, atol=1e-4, rtol=1e-4)
+        prune = PruneOnRead(backbone.project_merged, pruner)
+        *_, clip = session.memory.read(Query(QUESTION, QUESTION.query), [], prune).segments
+        torch.testing.assert_close(prefix[before:-after], clip.tokens, atol=1e-4, rtol=1e-4)
     letter_at = int((batch.questions.letter[0, 1] >= 0).int().argmax())
     torch.testing.assert_close(logits[letter_at], session.ask(QUESTION).first_logits, atol=1e-3, rtol=1e-3)
 
@@ -104,8 +107,9 @@ def test_a_tiny_run_makes_a_checkpoint_that_loads(tmp_path: Path):
     recipe.train_projector(tmp_path, num_steps=1, batch=1)
     recipe.train_memory(tmp_path, num_steps=1, num_streams={12: 1}, mixes=mixes)
     recipe.export_streamforest(tmp_path, tmp_path / "out")
-    backbone, start = StreamForest(str(tmp_path / "out"), dtype="float32"), new_pocket_streamforest()
-    assert backbone.memory_settings.quota == POCKET_SIZES["quota"]
+    backbone = StreamForest(checkpoint=str(tmp_path / "out")).load(dtype=torch.float32)
+    start = new_pocket_streamforest()
+    assert StreamForestMemory().sizes(backbone.facts).quota == POCKET_SIZES["quota"]
     old = dict(start.named_parameters())
     moved = {n.partition(".")[0] for n, p in backbone.model.named_parameters() if not torch.equal(p, old[n])}
     assert moved == {"projector", "language"}

@@ -13,10 +13,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
-from stc_lab.backbones.dispider.sizes import CLIP_LARGE
-from stc_lab.backbones.streamforest.settings import MemorySettings
+from stc_lab.backbones.dispider.networks import CLIP_LARGE
 from stc_lab.bench.towers import TowerSize
 from stc_lab.language import TextDecoder
+from stc_lab.memories.streamforest import ForestSizes
 
 UNUSED_VOCABULARY = 8
 DECODERS = {
@@ -47,7 +47,7 @@ class BackboneSize:
     grid: tuple[int, int]
     text_kind: str = "qwen2"
     compressor: dict[str, Any] | None = None
-    memory: MemorySettings | None = None
+    memory: ForestSizes | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -78,10 +78,8 @@ LIVECC_GRID, STREAMINGVLM_GRID = (16, 24), (24, 32)
 """Frames of 448 x 672 and 672 x 896 pixels: the official 384 and 768 visual tokens of a temporal patch."""
 
 BACKBONES = {
-    "streamforest": BackboneSize(SO400M, QWEN2_7B, grid=(27, 27), memory=MemorySettings()),
-    "dispider": BackboneSize(
-        TowerSize("clip_large", "clip", CLIP_LARGE), QWEN2_7B, grid=(8, 8), compressor=QWEN2_1B5
-    ),
+    "streamforest": BackboneSize(SO400M, QWEN2_7B, grid=(27, 27), memory=ForestSizes()),
+    "dispider": BackboneSize(TowerSize("clip_large", "clip", CLIP_LARGE), QWEN2_7B, grid=(8, 8), compressor=QWEN2_1B5),
     "livecc": BackboneSize(
         TowerSize("qwen2_vl", "qwen2_vl", QWEN2_VL, LIVECC_GRID),
         QWEN2_7B | {"rope_parameters": THREE_AXES},

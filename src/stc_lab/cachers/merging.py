@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -69,3 +70,52 @@ def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
 
 def _wide(indices: Tensor, width: int) -> Tensor:
     return indices.unsqueeze(-1).expand(-1, -1, width)
+
+
+# To an exact number of tokens, sizes forgotten afterwards (as StreamForest, arXiv:2509.24871, merges its memory)
+
+
+def merge_tokens(tokens: Tensor, target: int, num_heads: int) -> Tensor:
+    """``tokens`` [B, T, C] -> [B, target, C], each an average of the tokens merged into it.
+
+    Tokens at even places are matched with those at odd places by the cosine of their mean over ``num_heads`` groups
+    of channels, and the best matches are merged, in as few rounds as halving allows. The result is not in reading
+    order: unmerged even tokens, the worst match last, then the odd ones. Raises ``ValueError`` if T < target.
+    """
+    if tokens.shape[1] < target:
+        raise ValueError(f"{tokens.shape[1]} tokens cannot be merged to {target}")
+    merged = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    sizes = torch.ones_like(merged[..., 0])
+    for num_merged in _rounds(tokens.shape[1], target):
+        merged, sizes = match(_metric(merged, num_heads), num_merged, has_class_token=False).apply(merged, sizes)
+    return merged.to(tokens.dtype)
+
+
+def mean_match(tokens: Tensor, num_best: int, num_heads: int) -> float:
+    """Mean cosine of the ``num_best`` best matches that merging ``tokens`` [T, C] would start with."""
+    unit = normalize(_metric(tokens[None], num_heads), dim=-1)
+    best = (unit[:, ::2] @ unit[:, 1::2].mT).amax(dim=-1)
+    return best[0].topk(num_best).values.mean().item()
+
+
+def merge_flops(num_tokens: int, target: int, width: int, num_heads: int) -> int:
+    """FLOPs of the comparisons in :func:`merge_tokens` for one frame: even against odd tokens in every round."""
+    flops = 0
+    for num_merged in _rounds(num_tokens, target):
+        flops += 2 * ((num_tokens + 1) // 2) * (num_tokens // 2) * (width // num_heads)
+        num_tokens -= num_merged
+    return flops
+
+
+def _rounds(num_tokens: int, target: int) -> Iterator[int]:
+    """How many tokens are merged away in each round: half, as long as more than that must go."""
+    while num_tokens > target:
+        num_merged = min(num_tokens - target, num_tokens // 2)
+        yield num_merged
+        num_tokens -= num_merged
+
+
+def _metric(tokens: Tensor, num_heads: int) -> Tensor:
+    """What tokens [B, T, C] are compared by: the mean over the heads, at least float32."""
+    precise = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    return precise.unflatten(-1, (num_heads, -1)).mean(dim=-2)

@@ -40,6 +40,7 @@ class ModelFacts:
     ``checkpoint``: as the user named it; ``tokens_per_frame``: visual tokens of a frame before pruning, the most there
     can be where they depend on the video; ``max_positions``: the model was trained up to this length (``None``: not
     known); ``num_axes`` of rotary positions; ``frames_per_patch``: video frames that the tower takes as one;
+    ``features_per_frame``: tokens of the tower, for memories that keep those;
     ``offers``: what memories may ask for (see ``NEEDS``), and ``merged_tokens``, ``bare_prompts`` where a model takes
     these; ``suggested``: sizes that suit the checkpoint, by memory (its ``stc_lab.json``).
     """
@@ -50,6 +51,7 @@ class ModelFacts:
     max_positions: int | None = None
     num_axes: int = 1
     frames_per_patch: int = 1
+    features_per_frame: int | None = None
     suggested: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -12,20 +12,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
+from stc_lab.backbones.base import VideoModel
 from stc_lab.backbones.dispider import Dispider
 from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.cachers.base import Cacher
+from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.dataset import held_out_script
 from stc_lab.pocket.training.dispider_labels import ABSENT, WATCHED, States, is_time
 from stc_lab.pocket.training.features import coded_frames
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, NATIVE_FPS, SHAPES
 from stc_lab.pruners import NoPruner
+from stc_lab.session import open_session
 from stc_lab.types import Decision, Question
 
 NUM_RESAMPLES = 1000
@@ -62,15 +66,16 @@ class Watched:
             self.last = int(so_far[-1])
 
 
-def watch_stream(backbone: Dispider, script: Script, name: str, cacher: Cacher | None = None) -> list[Watched]:
+def watch_stream(model: VideoModel, script: Script, name: str, cacher: Cacher | None = None) -> list[Watched]:
     """Watch all questions of :data:`WATCHED` from the start of a stream to its end; subjects that never come too."""
-    states, size = States.of(script), backbone.borders.clip_frames
+    states = States.of(script)
+    session = open_session(model, cacher or NoCacher(), NoPruner(), DispiderMemory())
+    size = session.memory.clip_frames
     watched = {}
     for task, form in WATCHED.items():
         for subject in COLOR_NAMES if task == "shape_now" else SHAPES:
             question = Question(f"{task} {subject}", 0.0, form.format(subject), task=task)
             watched[question.question_id] = Watched(question, states.answers(task, subject)[size - 1 :: size])
-    session = backbone.open(cacher or NoCacher(), NoPruner())
     for each in watched.values():
         session.watch(each.question)
     frames = coded_frames(script)[::NATIVE_FPS]
@@ -142,12 +147,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--cacher", default="none", choices=("none", "stc"))
     arguments = parser.parse_args()
-    backbone = Dispider(arguments.checkpoint, dtype="float32")
+    model = Dispider(checkpoint=arguments.checkpoint).load(dtype=torch.float32)
     cacher = STCCacher() if arguments.cacher == "stc" else NoCacher()
     watched: list[Watched] = []
     for index in track(range(arguments.streams), "streams"):
         name = f"{arguments.split}-{index:04d}"
-        watched += watch_stream(backbone, held_out_script(arguments.split, index), name, cacher)
+        watched += watch_stream(model, held_out_script(arguments.split, index), name, cacher)
     console = Console(width=110)
     console.print(table(watched, f"{arguments.streams} streams of {arguments.split}, cacher={arguments.cacher}"))
     higher, in_time = before_and_after(watched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.export import save_dispider
-from stc_lab.backbones.dispider.model import DispiderModel, Rows
-from stc_lab.backbones.dispider.sizes import DispiderSizes
+from stc_lab.backbones.dispider.checkpoint import save_dispider
+from stc_lab.backbones.dispider.model import DispiderVideoModel
+from stc_lab.backbones.dispider.networks import DispiderModel, DispiderSizes, Rows
+from stc_lab.memories.dispider import DispiderMemory
+from stc_lab.session import StreamSession, open_session
 
 CLIP_FRAMES = 3
 TEXT = {
@@ -76,25 +79,43 @@ def tiny_folder(tiny_model: DispiderModel, tmp_path_factory: pytest.TempPathFact
     return save_dispider(folder, tiny_model, SIZES, tiny_tokenizer(), lab_settings={"clip_frames": CLIP_FRAMES})
 
 
-@pytest.fixture(scope="session")
-def settings(tiny_folder: Path) -> Callable[..., dict]:
-    """Settings of the tiny backbone; keyword arguments override."""
+@dataclass(frozen=True)
+class Setup:
+    """A loaded model with the memory that its streams have."""
 
-    def make(**changes) -> dict:
-        sizes = {"tokens_per_frame": 4, "max_new_tokens": 3}
-        return {"checkpoint": str(tiny_folder), "name": "dispider", **sizes, **changes}
+    model: DispiderVideoModel
+    memory: DispiderMemory
+
+    def open(self, cacher, pruner) -> StreamSession:
+        return open_session(self.model, cacher, pruner, self.memory)
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_folder: Path) -> Callable[..., tuple[Dispider, DispiderMemory]]:
+    """Settings of the tiny model and its memory; keyword arguments override those of either."""
+
+    def make(**changes) -> tuple[Dispider, DispiderMemory]:
+        given = {"checkpoint": str(tiny_folder), "tokens_per_frame": 4, "max_new_tokens": 3, **changes}
+        of_model = {field.name for field in fields(Dispider)}
+        model = Dispider(**{key: value for key, value in given.items() if key in of_model})
+        return model, DispiderMemory(**{key: value for key, value in given.items() if key not in of_model})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def new_dispider(settings: Callable[..., dict]) -> Callable[..., Dispider]:
-    """The tiny backbone; keyword arguments override its settings."""
-    return lambda **changes: Dispider(**settings(**{"dtype": "float32", **changes}))
+def new_dispider(settings: Callable[..., tuple[Dispider, DispiderMemory]]) -> Callable[..., Setup]:
+    """The tiny model, loaded; keyword arguments override settings."""
+
+    def make(dtype: torch.dtype = torch.float32, **changes) -> Setup:
+        model, memory = settings(**changes)
+        return Setup(model.load(dtype=dtype), memory)
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def dispider(new_dispider: Callable[..., Dispider]) -> Dispider:
+def dispider(new_dispider: Callable[..., Setup]) -> Setup:
     return new_dispider()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from stc_lab.backbones.dispider import Dispider
 from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.predict.shadowed import Shadowed
 from stc_lab.pruners.none import NoPruner
@@ -17,7 +18,7 @@ OPEN = Question("o", 13.0, "What moves?")
 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
-def test_dispider(dispider: Dispider, frames: list[np.ndarray], is_compressed: bool) -> None:
+def test_dispider(dispider: Any, frames: list[np.ndarray], is_compressed: bool) -> None:
     methods = NoCacher(), NoPruner()
     if is_compressed:
         methods = STCCacher(interval=4, update_ratio=0.2), STCPruner(budget=1)

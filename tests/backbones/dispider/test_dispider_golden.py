@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.clip import Clip, ClipFrame
-from stc_lab.backbones.dispider.decision import Judge, Judgement
-from stc_lab.backbones.dispider.model import mix, pool
-from stc_lab.backbones.dispider.perception import CLIP_TEXT
-from stc_lab.backbones.dispider.preprocessing import square
-from stc_lab.backbones.dispider.prompts import after_video, before_video
-from stc_lab.backbones.dispider.reaction import View
-from stc_lab.backbones.dispider.sampling import sample_video
-from stc_lab.backbones.dispider.sequence import question_sequence, streaming_sequence
+from stc_lab.backbones.dispider.checkpoint import square
+from stc_lab.backbones.dispider.compressor import CLIP_TEXT
+from stc_lab.backbones.dispider.model import DispiderVideoModel, after_video, before_video
+from stc_lab.backbones.dispider.networks import mix, pool
 from stc_lab.cachers.none import NoCacher
-from stc_lab.language.generate import greedy_with_logits
 from stc_lab.language.caches.growing import GrowingStore
+from stc_lab.language.generate import generate
+from stc_lab.measure import StageTimer
+from stc_lab.memories.dispider import (
+    Clip,
+    ClipFrame,
+    DispiderMemory,
+    DispiderState,
+    Judge,
+    Judgement,
+    Moment,
+    question_sequence,
+    streaming_sequence,
+)
 from stc_lab.pruners.none import NoPruner
+from stc_lab.session import open_session
 from stc_lab.types import Question, VisualTokens
 
 TOLERANCE = {"atol": 2e-5, "rtol": 5e-5}
@@ -81,9 +90,13 @@ def folder(shared_dir: Path, facts: dict, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+def loaded(folder: Path) -> DispiderVideoModel:
+    return Dispider(checkpoint=str(folder), tokens_per_frame=4).load(dtype=torch.float32)
+
+
 @pytest.fixture(scope="module")
-def backbone(folder: Path) -> Dispider:
-    return Dispider(str(folder), tokens_per_frame=4, dtype="float32")
+def backbone(folder: Path) -> DispiderVideoModel:
+    return loaded(folder)
 
 
 def clip_times(facts: dict) -> list[tuple[float, float]]:
@@ -92,7 +105,7 @@ def clip_times(facts: dict) -> list[tuple[float, float]]:
     return list(zip(times[:half], times[half:], strict=True))
 
 
-def clip_frames(backbone: Dispider, facts: dict, tensors: dict[str, Tensor], number: int) -> list[ClipFrame]:
+def clip_frames(backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor], number: int) -> list[ClipFrame]:
     """Frames of a clip, at times that tell the compressor what the released loader told it."""
     frames = list(tensors["frames_u8"][number].permute(0, 2, 3, 1).numpy())
     features = NoCacher().encode(backbone.tower, backbone.preprocess(frames), None).features
@@ -103,19 +116,25 @@ def clip_frames(backbone: Dispider, facts: dict, tensors: dict[str, Tensor], num
     return [ClipFrame(m, k) for m, k in zip(mixed, kept, strict=True)]
 
 
-def all_clips(backbone: Dispider, facts: dict, tensors: dict[str, Tensor]) -> list[Clip]:
-    numbers = range(len(tensors["frames_u8"]))
-    return [backbone.perception(clip_frames(backbone, facts, tensors, n))[0] for n in numbers]
+def all_clips(
+    backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor], indicator_mask: bool = False
+) -> list[Clip]:
+    perceive, numbers = backbone.compressor.perceive, range(len(tensors["frames_u8"]))
+    return [perceive(clip_frames(backbone, facts, tensors, n), indicator_mask=indicator_mask)[0] for n in numbers]
+
+
+def state_of(backbone: DispiderVideoModel) -> DispiderState:
+    return DispiderMemory().open(backbone, StageTimer(backbone.device))
 
 
 @pytest.fixture(scope="module")
-def clips(backbone: Dispider, facts: dict, tensors: dict[str, Tensor]) -> list[Clip]:
+def clips(backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor]) -> list[Clip]:
     with torch.no_grad():
         return all_clips(backbone, facts, tensors)
 
 
 @torch.no_grad()
-def test_frames_of_a_clip(backbone: Dispider, facts: dict, tensors: dict[str, Tensor]) -> None:
+def test_frames_of_a_clip(backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor]) -> None:
     frames = list(tensors["frames_u8"][0].permute(0, 2, 3, 1).numpy())
     features = NoCacher().encode(backbone.tower, backbone.preprocess(frames), None).features[:, 1:]
     torch.testing.assert_close(features[0], tensors["clip.patch_features_first_frame"], **TOLERANCE)
@@ -127,23 +146,56 @@ def test_frames_of_a_clip(backbone: Dispider, facts: dict, tensors: dict[str, Te
     torch.testing.assert_close(projected, tensors["clip.projected_first_clip"], **TOLERANCE)
 
 
-def test_texts(backbone: Dispider, facts: dict, tensors: dict[str, Tensor], question: Question) -> None:
+def test_texts(backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor], question: Question) -> None:
     rows = zip(tensors["clip_text_ids"].tolist(), tensors["clip_text_mask"].tolist(), clip_times(facts), strict=True)
     for number, (ids, mask, (start, end)) in enumerate(rows):
         text = CLIP_TEXT.format(start=round(start), end=round(end))
         assert text == facts["clip_sentences"][number]
         assert [*backbone.loaded.compressor_ids(text), -200] == ids[: sum(mask)]
     assert backbone.loaded.compressor_ids(f"{question.text}<to_do>") == tensors["question_ids"][0].tolist()
-    prompt = [backbone.loaded.token_ids(text) for text in (before_video(), after_video(question))]
+    prompt = [backbone.token_ids(text) for text in (before_video(), after_video(question))]
     assert [*prompt[0], -200, *prompt[1]] == facts["prompt_ids"]
-    assert backbone.loaded.silent_id == facts["special_ids"]["<keep_silent>"]
-    assert facts["special_ids"]["<|im_end|>"] in backbone.loaded.stop_ids
+    assert backbone.silent_id == facts["special_ids"]["<keep_silent>"]
+    assert facts["special_ids"]["<|im_end|>"] in backbone.stop_ids
 
 
 @pytest.mark.parametrize("shape", ["6x8", "8x6"])
 def test_frames_are_squashed_to_squares(tensors: dict[str, Tensor], shape: str) -> None:
     source, expected = tensors[f"square_resize.{shape}.source"], tensors[f"square_resize.{shape}"]
     assert torch.equal(torch.from_numpy(square(source[0].numpy())), expected[0])
+
+
+@dataclass(frozen=True)
+class VideoSamples:
+    """Frame indices, ``clip_frames`` per clip, with start and end of each clip in seconds."""
+
+    indices: tuple[int, ...]
+    start_s: tuple[float, ...]
+    end_s: tuple[float, ...]
+
+    @property
+    def num_clips(self) -> int:
+        """Number of clips."""
+        return len(self.start_s)
+
+
+def sample_video(num_frames: int, fps: float, clip_frames: int = 16, max_clips: int = 100) -> VideoSamples:
+    """How the released scripts sample a whole video; a stream, whose length is not known, cannot be sampled this way.
+
+    Clips of about ``clip_frames`` seconds, with frames in the middle of equal segments of the whole video.
+
+    At least one clip and at most ``max_clips``; halves are rounded to even. A clip ends with the end of its last
+    frame.
+    """
+    num_clips = min(max(round(num_frames / fps / clip_frames), 1), max_clips)
+    total = num_clips * clip_frames
+    segment = (num_frames - 1) / total
+    indices = [(round(segment * i) + round(segment * (i + 1))) // 2 for i in range(total)]
+    return VideoSamples(
+        indices=tuple(indices),
+        start_s=tuple(indices[i] / fps for i in range(0, total, clip_frames)),
+        end_s=tuple((indices[i] + 1) / fps for i in range(clip_frames - 1, total, clip_frames)),
+    )
 
 
 def test_sampling_of_whole_videos(facts: dict) -> None:
@@ -171,18 +223,25 @@ def test_clip_memories_and_indicators(clips: list[Clip], tensors: dict[str, Tens
 def judgement(judge: Judge, case: dict, text: str, clips: list[Clip]) -> tuple[Judgement, Tensor]:
     """Judgement and embeddings of a golden case."""
     if case["insert_position"] is None:
-        return judge.ask(text, clips, "offline"), judge.embeds(question_sequence("offline", len(clips)), text, clips)[0]
+        embeds, _ = judge.compressor.embeds(question_sequence("offline", len(clips)), text, clips)
+        return judge.ask(text, clips, "offline"), embeds
+    decoder = judge.compressor.decoder
     pieces = streaming_sequence(len(clips), case["insert_position"], case["ans_position"])
-    embeds, _ = judge.embeds(pieces, text, clips)
-    return judge.judge(judge.decoder(embeds, GrowingStore(judge.decoder.shape))[-1], clips), embeds
+    embeds, _ = judge.compressor.embeds(pieces, text, clips)
+    return judge.judge(decoder(embeds, GrowingStore(decoder.shape))[-1], clips), embeds
 
 
 def check_case(
-    backbone: Dispider, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], name: str, question: Question
+    backbone: DispiderVideoModel,
+    clips: list[Clip],
+    facts: dict,
+    tensors: dict[str, Tensor],
+    name: str,
+    question: Question,
 ) -> None:
-    case = facts[name]
+    case, state = facts[name], state_of(backbone)
     clips = clips[: case["n_clips"]]
-    judged, sequence = judgement(backbone.judge, case, question.text, clips)
+    judged, sequence = judgement(state.judge, case, question.text, clips)
     assert len(sequence) == case["decision_len"]
     torch.testing.assert_close(sequence.sum(-1), tensors[f"{name}.decision_embeds_sum"], **TOLERANCE)
     torch.testing.assert_close(judged.state, tensors[f"{name}.query_state"], **TOLERANCE)
@@ -193,24 +252,29 @@ def check_case(
     if f"{name}.cosine" in tensors:
         torch.testing.assert_close(judged.cosine, tensors[f"{name}.cosine"], **TOLERANCE)
     assert list(judged.selected) == case["selected_clips"]
-    summary, _ = backbone.judge.summary(clips)
+    summary, _ = backbone.compressor.summary(clips)
     torch.testing.assert_close(summary, tensors[f"{name}.global_memory"], **TOLERANCE)
-    embeds = backbone.reaction.embeds(question, View(clips, judged.selected, summary))
+    reading = state.reading(Moment(tuple(clips), summary, 0), judged, 0)
+    prompt = [*reading.segments, *backbone.layout.question(question, "generate")]
+    embeds = backbone.sequence(prompt).embeds
     assert len(embeds) == case["inputs_embeds_len"]
     torch.testing.assert_close(embeds.sum(-1), tensors[f"{name}.inputs_embeds_sum"], **TOLERANCE)
     if f"{name}.inputs_embeds" in tensors:
         torch.testing.assert_close(embeds, tensors[f"{name}.inputs_embeds"], **TOLERANCE)
-    store = GrowingStore(backbone.decoder.shape)
-    logits = backbone.decoder.logits(backbone.decoder(embeds, store)[-1])
+    logits = reading.context.read(prompt)
     torch.testing.assert_close(logits, tensors[f"{name}.logits_last"], **TOLERANCE)
-    ids, _ = greedy_with_logits(backbone.decoder, store, logits, len(case["generated_ids"]))
-    assert ids == case["generated_ids"]
+    assert generate(reading.context, logits, len(case["generated_ids"]), ()).ids == case["generated_ids"]
 
 
 @pytest.mark.parametrize("name", [*STREAMING, "offline"])
 @torch.no_grad()
 def test_decision_retrieval_and_reaction(
-    backbone: Dispider, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], question: Question, name: str
+    backbone: DispiderVideoModel,
+    clips: list[Clip],
+    facts: dict,
+    tensors: dict[str, Tensor],
+    question: Question,
+    name: str,
 ) -> None:
     if name not in facts:
         pytest.skip(f"the golden file has no case {name}")
@@ -221,7 +285,7 @@ def test_decision_retrieval_and_reaction(
 def test_offline_takes_more_clips_where_more_are_close(
     folder: Path, facts: dict, tensors: dict[str, Tensor], question: Question
 ) -> None:
-    backbone = Dispider(str(folder), tokens_per_frame=4, dtype="float32")
+    backbone = loaded(folder)
     backbone.model.compressor["model"].norm.weight.copy_(tensors["offline_many.norm_weight"])
     check_case(backbone, all_clips(backbone, facts, tensors), facts, tensors, "offline_many", question)
     assert facts["offline_many"]["num_select"] == len(facts["offline_many"]["selected_clips"]) == 5
@@ -229,10 +293,9 @@ def test_offline_takes_more_clips_where_more_are_close(
 
 @torch.no_grad()
 def test_indicator_mask_is_an_option(
-    folder: Path, facts: dict, tensors: dict[str, Tensor], question: Question, clips: list[Clip]
+    backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor], question: Question, clips: list[Clip]
 ) -> None:
-    backbone = Dispider(str(folder), tokens_per_frame=4, dtype="float32", indicator_mask=True)
-    masked = all_clips(backbone, facts, tensors)
+    masked = all_clips(backbone, facts, tensors, indicator_mask=True)
     indicators = torch.stack([clip.indicator for clip in masked])
     torch.testing.assert_close(indicators, tensors["stream0_indicator_mask.full_time"], **TOLERANCE)
     memory = torch.cat([clip.memory for clip in masked])
@@ -243,18 +306,18 @@ def test_indicator_mask_is_an_option(
 
 @torch.no_grad()
 def test_scoring_over_summaries(
-    backbone: Dispider, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], question: Question
+    backbone: DispiderVideoModel, clips: list[Clip], facts: dict, tensors: dict[str, Tensor], question: Question
 ) -> None:
-    judged = backbone.judge.ask(question.text, clips, "summary")
+    judged = state_of(backbone).judge.ask(question.text, clips, "summary")
     assert judged.score == pytest.approx(facts["eval_global_variant"]["silent_logit"], abs=2e-5)
     torch.testing.assert_close(judged.similarity, tensors["eval_global_variant.similarity"], **TOLERANCE)
 
 
 def test_session_from_frames_to_decisions_and_answer(
-    backbone: Dispider, facts: dict, tensors: dict[str, Tensor], question: Question
+    backbone: DispiderVideoModel, facts: dict, tensors: dict[str, Tensor], question: Question
 ) -> None:
     """The same numbers through a stream session, one frame at a time."""
-    session = backbone.open(NoCacher(), NoPruner())
+    session = open_session(backbone, NoCacher(), NoPruner(), DispiderMemory())
     session.watch(question)
     decisions = []
     for (start, end), clip in zip(clip_times(facts), tensors["frames_u8"], strict=True):
@@ -270,5 +333,5 @@ def test_session_from_frames_to_decisions_and_answer(
     assert answer.details["selected_clips"] == case["selected_clips"]
     assert answer.details["response_score"] == pytest.approx(case["silent_logit"], abs=2e-5)
     assert answer.num_prompt_tokens == case["inputs_embeds_len"]
-    expected = backbone.loaded.text(case["generated_ids"])
+    expected = backbone.text(case["generated_ids"])
     assert answer.text[: len(expected)] == expected

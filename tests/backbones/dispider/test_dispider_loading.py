@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stc_lab.backbones.checkpoints import Checkpoint
-from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.model import DispiderModel
-from stc_lab.backbones.dispider.sizes import CLIP_LARGE, read_sizes
-from stc_lab.backbones.dispider.weights import COMPRESSOR, official_name, our_name
+from stc_lab.backbones.dispider import model
+from stc_lab.backbones.dispider.checkpoint import COMPRESSOR, official_name, our_name
+from stc_lab.backbones.dispider.networks import CLIP_LARGE, DispiderModel, read_sizes
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.pruners.vidcom2 import VidCom2Pruner
 from stc_lab.types import Question
 
 HUB_ID = "Mar2Ding/Dispider"
 INNER = "perception_decision"
 Frames = list[np.ndarray]
-Make = Callable[..., dict]
+Make = Callable[..., tuple]
 
 
 @pytest.fixture
@@ -39,8 +40,17 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def answer_of(backbone: Dispider, frames: Frames) -> tuple:
-    session = backbone.open(NoCacher(), NoPruner())
+def load(settings: tuple) -> model.DispiderVideoModel:
+    return settings[0].load(dtype=torch.float32)
+
+
+def check(settings: tuple, cacher=None, pruner=None) -> None:
+    """As before a run."""
+    settings[0].check(cacher or NoCacher(), pruner or NoPruner(), settings[1])
+
+
+def answer_of(setup: Any, frames: Frames) -> tuple:
+    session = setup.open(NoCacher(), NoPruner())
     session.push(frames[:7], [float(t) for t in range(7)])
     answer = session.ask(Question("q", 7.0, "What?", ("a", "b"), "A"))
     return answer.text, answer.letter_logits, answer.details
@@ -53,7 +63,7 @@ def test_official_layout_makes_the_round_trip(
     assert f"{COMPRESSOR}model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight" in saved
     assert {f"{COMPRESSOR}silent_head.weight", "model.clip_projector.2.bias", "lm_head.weight"} <= saved.keys()
     assert all(official_name(our_name(name)) == name for name in saved)
-    loaded, original = Dispider(**settings(dtype="float32")).model, tiny_model
+    loaded, original = load(settings()).model, tiny_model
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in loaded.parameters())
     assert not any(buffer.is_meta for buffer in loaded.buffers())
     state = loaded.state_dict()
@@ -64,7 +74,7 @@ def test_official_layout_makes_the_round_trip(
         assert torch.equal(loaded.vision(frames).last_hidden_state, original.vision(frames).last_hidden_state)
 
 
-def test_first_layout_is_loaded_too(new_dispider: Callable[..., Dispider], folder: Path, frames: Frames) -> None:
+def test_first_layout_is_loaded_too(new_dispider: Callable, folder: Path, frames: Frames) -> None:
     """Compressor in a folder of its own with its own weights and a head that is not used; shards with an index."""
     inner = (folder / INNER).rename(folder / "stream_compressor")
     weights = load_file(folder / "model.safetensors")
@@ -105,7 +115,7 @@ def test_projectors_follow_the_weights(folder: Path, settings: Make) -> None:
     for part in ("weight", "bias"):
         weights[f"model.clip_projector.{part}"] = weights.pop(f"model.clip_projector.0.{part}")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    backbone = Dispider(**settings(checkpoint=str(folder)))
+    backbone = load(settings(checkpoint=str(folder)))
     assert isinstance(backbone.model.clip_projector, torch.nn.Linear)
     assert backbone.project_flops == 2 * 4 * 64 * 32
 
@@ -127,17 +137,17 @@ def test_weights_must_fit_exactly(folder: Path, settings: Make, name: str, chang
         weights[name] = torch.zeros(3 if change == "add" else (2, 24))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"weights do not fit the model; {message}"):
-        Dispider(**settings(checkpoint=str(folder)))
+        load(settings(checkpoint=str(folder)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"topk": 0}, "backbone.topk=0: must be at least 1"),
-        ({"clip_frames": -1}, "backbone.clip_frames=-1: must be at least 1"),
-        ({"clips": "shots"}, "backbone.clips=shots: must be one of uniform, scenes"),
-        ({"question_place": "end"}, "backbone.question_place=end: must be one of start, now, offline, summary"),
-        ({"scene_threshold": 1.5}, "backbone.scene_threshold=1.5: a cosine"),
+        ({"topk": 0}, "memory.topk=0: must be at least 1"),
+        ({"clip_frames": -1}, "memory.clip_frames=-1: must be at least 1"),
+        ({"clips": "shots"}, "memory.clips=shots: must be one of uniform, scenes"),
+        ({"question_place": "end"}, "memory.question_place=end: must be one of start, now, offline, summary"),
+        ({"scene_threshold": 1.5}, "memory.scene_threshold=1.5: a cosine"),
         ({"answer_reader": "guess"}, "backbone.answer_reader=guess: must be one of"),
         ({"tokens_per_frame": 64}, "joins patches to 2x2 tokens; set backbone.tokens_per_frame=4"),
         ({"checkpoint": "no/such/folder"}, "no such folder; give pocket, a folder, or a hub id"),
@@ -146,8 +156,8 @@ def test_weights_must_fit_exactly(folder: Path, settings: Make, name: str, chang
 def test_wrong_settings_are_named_before_anything_loads(
     offline: None, monkeypatch: pytest.MonkeyPatch, settings: Make, changes: dict, message: str
 ) -> None:
-    monkeypatch.setattr(Dispider, "_load", None)
-    for call in (Dispider.check_settings, lambda wrong: Dispider(**wrong)):
+    monkeypatch.setattr(model, "load_dispider", None)
+    for call in (check, load):
         with pytest.raises(ValueError, match=message):
             call(settings(**changes))
 
@@ -168,7 +178,7 @@ def test_models_that_cannot_be_built_are_refused(
 ) -> None:
     edit(folder / file, **changes)
     with pytest.raises(ValueError, match=message):
-        Dispider.check_settings(settings(checkpoint=str(folder)))
+        check(settings(checkpoint=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +187,12 @@ def test_models_that_cannot_be_built_are_refused(
 def test_missing_files_are_named(folder: Path, settings: Make, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ValueError, match=f"{Path(file).name}.* not found in"):
-        Dispider(**settings(checkpoint=str(folder)))
+        load(settings(checkpoint=str(folder)))
 
 
 def test_vocabulary_and_merges_do_for_a_tokenizer(folder: Path, settings: Make) -> None:
     """As Qwen2 checkpoints of that time have them: no tokenizer.json, markers in the tokenizer's settings."""
-    expected = Dispider(**settings()).loaded
+    expected = load(settings()).loaded
     for place in (folder, folder / INNER):
         words = json.loads((place / "tokenizer.json").read_text())
         (place / "tokenizer.json").unlink()
@@ -190,7 +200,7 @@ def test_vocabulary_and_merges_do_for_a_tokenizer(folder: Path, settings: Make) 
         (place / "merges.txt").write_text("#version: 0.2\n")
         added = {str(word.pop("id")): word for word in words["added_tokens"]}
         edit(place / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", added_tokens_decoder=added)
-    loaded = Dispider(**settings(checkpoint=str(folder))).loaded
+    loaded = load(settings(checkpoint=str(folder))).loaded
     text = "What now?<to_do><has_answer><|im_end|>"
     assert loaded.compressor_ids(text) == expected.compressor_ids(text) == loaded.token_ids(text)
     assert (loaded.stop_ids, loaded.silent_id) == (expected.stop_ids, expected.silent_id)
@@ -202,49 +212,43 @@ def test_words_without_an_embedding_are_refused(folder: Path, settings: Make) ->
     words["added_tokens"].append({**words["added_tokens"][-1], "id": 261, "content": "<another>"})
     path.write_text(json.dumps(words))
     with pytest.raises(ValueError, match="a tokenizer has 262 words, its network 261 embeddings"):
-        Dispider(**settings(checkpoint=str(folder)))
+        load(settings(checkpoint=str(folder)))
 
 
 def test_weights_in_pickles_are_not_read(folder: Path, settings: Make) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="model.safetensors not found"):
-        Dispider(**settings(checkpoint=str(folder)))
+        load(settings(checkpoint=str(folder)))
 
 
 def test_methods_that_make_no_sense_are_refused(settings: Make) -> None:
-    def check(pruner, cacher=None, **changes) -> None:
-        Dispider.check_combination(settings(**changes), cacher or STCCacher(), pruner)
-
-    check(STCPruner(budget=2))
+    check(settings(), STCCacher(), STCPruner(budget=2))
     with pytest.raises(ValueError, match=r"pruner.budget=5.*1\.\.4"):
-        check(STCPruner(budget=5))
-
-    class Pairs(NoPruner):
-        window_frames = 2
-
-    check(Pairs())
-    with pytest.raises(ValueError, match="clips=scenes: pruner=none looks at 2 frames together"):
-        check(Pairs(), clips="scenes")
+        check(settings(), STCCacher(), STCPruner(budget=5))
+    pairs = VidCom2Pruner(budget=2, window_frames=2)
+    check(settings(), STCCacher(), pairs)
+    with pytest.raises(ValueError, match="memory.clips=scenes: pruner=vidcom2 looks at 2 frames together"):
+        check(settings(clips="scenes"), STCCacher(), pairs)
 
     class Merging(NoCacher):
         merged_tokens = 3
 
-    with pytest.raises(ValueError, match="cacher.output=merged: Dispider needs its own grid of tokens"):
-        check(NoPruner(), cacher=Merging())
+    with pytest.raises(ValueError, match="cacher.output=merged: backbone=dispider needs its own grid of tokens"):
+        check(settings(), Merging(), NoPruner())
 
 
 def test_hub_id_without_files_says_how_to_fetch(offline: None, settings: Make) -> None:
-    Dispider.check_combination(settings(checkpoint=HUB_ID, tokens_per_frame=64), NoCacher(), STCPruner(budget=20))
+    check(settings(checkpoint=HUB_ID, tokens_per_frame=64), NoCacher(), STCPruner(budget=20))
     with pytest.raises(ValueError) as error:
-        Dispider(**settings(checkpoint=HUB_ID, tokens_per_frame=64))
+        load(settings(checkpoint=HUB_ID, tokens_per_frame=64))
     message = str(error.value)
     assert f"backbone.checkpoint={HUB_ID}" in message and f"hf download {HUB_ID}" in message and "19 GB" in message
 
 
-def test_dtype(new_dispider: Callable[..., Dispider], frames: Frames) -> None:
-    backbone = new_dispider(dtype="bfloat16")
-    session = backbone.open(NoCacher(), STCPruner(budget=2))
+def test_dtype(new_dispider: Callable, frames: Frames) -> None:
+    setup = new_dispider(dtype=torch.bfloat16)
+    session = setup.open(NoCacher(), STCPruner(budget=2))
     session.push(frames[:4], [0.0, 1.0, 2.0, 3.0])
-    assert backbone.dtype == torch.bfloat16
+    assert setup.model.dtype == torch.bfloat16
     assert session.ask(Question("q", 4.0, "What?", ("a", "b"))).letter_logits.keys() == {"A", "B"}

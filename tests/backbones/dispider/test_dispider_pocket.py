@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.model import DispiderModel
-from stc_lab.backbones.dispider.perception import CLIP_TEXT
+from stc_lab.backbones.dispider.compressor import CLIP_TEXT
+from stc_lab.backbones.dispider.model import after_video, before_video
+from stc_lab.backbones.dispider.networks import DispiderModel
 from stc_lab.backbones.dispider.pocket import new_pocket_dispider, pocket_tokenizer, save_pocket_dispider
-from stc_lab.backbones.dispider.prompts import after_video, before_video
 from stc_lab.cachers.stc import STCCacher
+from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.tokenizer import build_tokenizer
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import open_session
 from stc_lab.types import Question
 
 QUESTION = Question("q", 9.0, "what color is the ring now ?", ("red", "blue"), "A")
@@ -57,11 +59,11 @@ def test_new_words_leave_the_old_ones_alone() -> None:
 def test_pocket_runs_from_its_folder(model: DispiderModel, tmp_path: Path) -> None:
     folder = save_pocket_dispider(model, tmp_path)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10e6
-    backbone = Dispider(str(folder), dtype="float32", max_new_tokens=2)
+    backbone = Dispider(checkpoint=str(folder), max_new_tokens=2).load(dtype=torch.float32)
     state = backbone.model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    assert backbone.grid == (14, 14) and backbone.borders.clip_frames == 4
-    session = backbone.open(STCCacher(), STCPruner(budget=64))
+    session = open_session(backbone, STCCacher(), STCPruner(budget=64), DispiderMemory())
+    assert backbone.grid == (14, 14) and session.memory.clip_frames == 4
     session.watch(QUESTION)
     frames = [np.full((108, 108, 3), 40 * i, np.uint8) for i in range(5)]
     reports = session.push(frames, [0.0, 1.0, 2.0, 3.0, 4.0])
@@ -73,4 +75,4 @@ def test_pocket_runs_from_its_folder(model: DispiderModel, tmp_path: Path) -> No
 def test_missing_pocket_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("stc_lab.backbones.checkpoints.POCKET_ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint=pocket: no pocket model of"):
-        Dispider.check_settings({"checkpoint": "pocket"})
+        Dispider().facts()

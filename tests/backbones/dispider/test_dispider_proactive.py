@@ -5,40 +5,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.sequence import ANSWERED, TO_DO, Memory, Summary, question_sequence, streaming_sequence
-from stc_lab.backbones.dispider.sequence import QUESTION as ASKED
-from stc_lab.backbones.dispider.session import DispiderSession
-from stc_lab.backbones.proactive import Proactive, follow
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.caches.growing import GrowingStore
+from stc_lab.memories.dispider import ANSWERED, TO_DO, Memories, Summary, question_sequence, streaming_sequence
+from stc_lab.memories.dispider import QUESTION as ASKED
 from stc_lab.pruners.none import NoPruner
+from stc_lab.session import StreamSession, follow
 from stc_lab.types import Answer, Decision, Question
 
 Frames = list[np.ndarray]
-Make = Callable[..., Dispider]
+Make = Callable[..., Any]
 QUESTION = Question("watched", 20.0, "Say when it turns.")
 
 
 @pytest.fixture(scope="module")
-def eager(new_dispider: Make) -> Dispider:
-    """A backbone whose compressor responds to some clips and not to others."""
-    backbone = new_dispider()
+def eager(new_dispider: Make) -> Any:
+    """A model whose compressor responds to some clips and not to others."""
+    setup = new_dispider()
     torch.manual_seed(89)  # scores of both signs
-    backbone.model.silent_head.weight.normal_(std=0.5)
-    return backbone
+    setup.model.model.silent_head.weight.normal_(std=0.5)
+    return setup
 
 
-def opened(backbone: Dispider) -> DispiderSession:
-    return backbone.open(NoCacher(), NoPruner())
+def opened(setup: Any) -> StreamSession:
+    return setup.open(NoCacher(), NoPruner())
 
 
-def push(session: DispiderSession, frames: Frames, start: int = 0) -> list[Decision]:
+def push(session: StreamSession, frames: Frames, start: int = 0) -> list[Decision]:
     reports = [r for i, frame in enumerate(frames) for r in session.push([frame], [float(start + i)])]
     return [decision for report in reports for decision in report.decisions]
 
@@ -48,15 +47,15 @@ def facts(answer: Answer) -> Answer:
 
 
 def test_sequences() -> None:
-    assert streaming_sequence(3) == [ANSWERED, ASKED, Memory(0, 3), ASKED, TO_DO]
+    assert streaming_sequence(3) == [ANSWERED, ASKED, Memories(0, 3), ASKED, TO_DO]
     assert streaming_sequence(0) == [ANSWERED, ASKED, TO_DO]
     assert streaming_sequence(7, 0, [2, 5]) == [
         *(ANSWERED, ASKED, Summary(0, 2), ANSWERED, Summary(2, 5), ANSWERED),
-        *(Memory(5, 7), ASKED, TO_DO),
+        *(Memories(5, 7), ASKED, TO_DO),
     ]
     assert streaming_sequence(7, 2, [2, 4])[:4] == [ANSWERED, Summary(0, 2), ASKED, ANSWERED]
     assert streaming_sequence(4, 4) == question_sequence("now", 4)
-    assert question_sequence("offline", 2) == [ANSWERED, Memory(0, 2), ASKED]
+    assert question_sequence("offline", 2) == [ANSWERED, Memories(0, 2), ASKED]
     assert question_sequence("summary", 2) == [ANSWERED, Summary(0, 2), ASKED]
 
 
@@ -67,26 +66,27 @@ def test_sequences_need_points_in_order(wrong: dict) -> None:
 
 
 @pytest.mark.parametrize("asked_at", [0, 2])
-def test_decisions_equal_those_over_the_whole_sequence(eager: Dispider, frames: Frames, asked_at: int) -> None:
+def test_decisions_equal_those_over_the_whole_sequence(eager: Any, frames: Frames, asked_at: int) -> None:
     session = opened(eager)
     push(session, frames[: 3 * asked_at])
     session.watch(QUESTION)
     decisions = push(session, frames[3 * asked_at :], start=3 * asked_at)
-    clips, answered, judge = session._timeline.clips, [], eager.judge
-    assert len(decisions) == len(clips) - asked_at and isinstance(session, Proactive)
+    clips, answered, judge = session.memory.clips, [], session.memory.judge
+    decoder = judge.compressor.decoder
+    assert len(decisions) == len(clips) - asked_at and eager.model.settings.decides_by_itself
     assert {decision.responds for decision in decisions} == {True, False}
     for count, decision in enumerate(decisions, asked_at + 1):
         with torch.inference_mode():
             pieces = streaming_sequence(count, asked_at, answered)
-            embeds, _ = judge.embeds(pieces, QUESTION.text, clips)
-            judged = judge.judge(judge.decoder(embeds, GrowingStore(judge.decoder.shape))[-1], clips[:count])
+            embeds, _ = judge.compressor.embeds(pieces, QUESTION.text, clips)
+            judged = judge.judge(decoder(embeds, GrowingStore(decoder.shape))[-1], clips[:count])
         assert decision.score == pytest.approx(judged.score, abs=1e-5)
         assert decision.responds == (decision.score > 0)
         assert (decision.question_id, decision.time_s) == ("watched", 3.0 * count - 1)
         answered += [count] if decision.responds else []
 
 
-def test_a_response_sees_what_its_decision_saw(eager: Dispider, frames: Frames) -> None:
+def test_a_response_sees_what_its_decision_saw(eager: Any, frames: Frames) -> None:
     later, prompt = opened(eager), opened(eager)
     for session in (later, prompt):
         session.watch(QUESTION)
@@ -100,7 +100,7 @@ def test_a_response_sees_what_its_decision_saw(eager: Dispider, frames: Frames) 
     assert facts(later.respond(decisions[3])) != facts(answer)
 
 
-def test_watching_changes_no_answer(eager: Dispider, frames: Frames) -> None:
+def test_watching_changes_no_answer(eager: Any, frames: Frames) -> None:
     sessions = opened(eager), opened(eager)
     sessions[0].watch(QUESTION)
     for session in sessions:
@@ -115,7 +115,7 @@ def test_watching_changes_no_answer(eager: Dispider, frames: Frames) -> None:
     assert push(sessions[0], frames, start=20) == []
 
 
-def test_several_questions_are_watched_apart(eager: Dispider, frames: Frames) -> None:
+def test_several_questions_are_watched_apart(eager: Any, frames: Frames) -> None:
     other = Question("other", 20.0, "And now?")
     alone, together = opened(eager), opened(eager)
     alone.watch(other)
@@ -128,7 +128,7 @@ def test_several_questions_are_watched_apart(eager: Dispider, frames: Frames) ->
     assert push(alone, frames[3:9], start=3)[0] != decisions[1]  # asked earlier
 
 
-def test_wrong_requests_are_named(eager: Dispider, frames: Frames) -> None:
+def test_wrong_requests_are_named(eager: Any, frames: Frames) -> None:
     session = opened(eager)
     session.watch(QUESTION)
     with pytest.raises(ValueError, match="question 'watched' is watched already"):
@@ -142,13 +142,13 @@ def test_wrong_requests_are_named(eager: Dispider, frames: Frames) -> None:
 
 
 @pytest.fixture
-def asynchronous(new_dispider: Make, eager: Dispider) -> Dispider:
-    backbone = new_dispider(asynchronous=True)
-    backbone.load_state_dict(eager.state_dict())
-    return backbone
+def asynchronous(new_dispider: Make, eager: Any) -> Any:
+    setup = new_dispider(asynchronous=True)
+    setup.model.load_state_dict(eager.model.state_dict())
+    return setup
 
 
-def test_the_stream_goes_on_while_a_reaction_runs(eager: Dispider, asynchronous: Dispider, frames: Frames) -> None:
+def test_the_stream_goes_on_while_a_reaction_runs(eager: Any, asynchronous: Any, frames: Frames) -> None:
     """The reaction is held back until the stream is over; all results equal those of the sequential mode."""
     slow, plain = opened(asynchronous), opened(eager)
     go = threading.Event()
@@ -170,37 +170,37 @@ def test_the_stream_goes_on_while_a_reaction_runs(eager: Dispider, asynchronous:
     slow.close()
 
 
-def test_following_a_stream(eager: Dispider, asynchronous: Dispider, frames: Frames) -> None:
+def test_following_a_stream(eager: Any, asynchronous: Any, frames: Frames) -> None:
     session = opened(eager)
     session.watch(QUESTION)
     decisions = [decision for decision in push(session, frames) if decision.responds]
     expected = [(decision, facts(session.respond(decision))) for decision in decisions]
     assert len(expected) == 2
-    for backbone in (eager, asynchronous):
-        session = opened(backbone)
+    for setup in (eager, asynchronous):
+        session = opened(setup)
         responses = list(follow(session, QUESTION, zip(map(float, range(14)), frames, strict=True)))
         assert [(decision, facts(answer)) for decision, answer in responses] == expected
         assert session.stats()["num_watched"] == 0
         session.close()
 
 
-def test_many_responses_beside_the_stream(eager: Dispider, asynchronous: Dispider, frames: Frames) -> None:
+def test_many_responses_beside_the_stream(eager: Any, asynchronous: Any, frames: Frames) -> None:
     """No gate: whatever the threads do, answers are those of the sequential mode, in the order of submission."""
     answers = {}
-    for backbone in (asynchronous, eager):
-        session, futures = opened(backbone), []
+    for setup in (asynchronous, eager):
+        session, futures = opened(setup), []
         session.watch(QUESTION)
         for index, frame in enumerate([*frames, *frames]):
             for report in session.push([frame], [float(index)]):
                 futures += [session.submit(decision) for decision in report.decisions]
             if index % 5 == 0:
                 futures.append(session.submit(QUESTION))
-        answers[backbone] = [facts(future.result(60)) for future in futures]
+        answers[setup.model] = [facts(future.result(60)) for future in futures]
         session.close()
-    assert answers[asynchronous] == answers[eager] and len(answers[eager]) == 15
+    assert answers[asynchronous.model] == answers[eager.model] and len(answers[eager.model]) == 15
 
 
-def test_failures_come_out_where_the_answer_is_awaited(asynchronous: Dispider, frames: Frames) -> None:
+def test_failures_come_out_where_the_answer_is_awaited(asynchronous: Any, frames: Frames) -> None:
     session = opened(asynchronous)
     push(session, frames[:3])
     many = replace(QUESTION, options=("yes", "no"))
@@ -211,7 +211,7 @@ def test_failures_come_out_where_the_answer_is_awaited(asynchronous: Dispider, f
     session.close()
 
 
-def test_closing_cancels_what_has_not_begun(asynchronous: Dispider, frames: Frames) -> None:
+def test_closing_cancels_what_has_not_begun(asynchronous: Any, frames: Frames) -> None:
     session = opened(asynchronous)
     push(session, frames[:3])
     go, running = threading.Event(), threading.Event()
@@ -233,23 +233,23 @@ def test_closing_cancels_what_has_not_begun(asynchronous: Dispider, frames: Fram
 
 
 @torch.no_grad()
-def test_silence_is_reported(eager: Dispider, frames: Frames) -> None:
+def test_silence_is_reported(eager: Any, frames: Frames) -> None:
     """The large model may decline a false trigger with a token of its own."""
     session = opened(eager)
     push(session, frames[:3])
     assert session.ask(QUESTION).details["kept_silent"] is False
-    head = eager.model.language.lm_head.weight
+    head = eager.model.model.language.lm_head.weight
     kept, state = head.clone(), last_state(session)
-    head[eager.loaded.silent_id] = 100 * torch.sign(state)
+    head[eager.model.silent_id] = 100 * torch.sign(state)
     silent = session.ask(QUESTION)
     head.copy_(kept)
     assert silent.details["kept_silent"] is True and silent.text == ""
 
 
-def last_state(session: DispiderSession) -> torch.Tensor:
+def last_state(session: StreamSession) -> torch.Tensor:
     """What the language head sees after the prompt."""
-    backbone, seen = session.backbone, []
-    hook = backbone.model.language.model.norm.register_forward_hook(lambda m, i, out: seen.append(out))
+    seen = []
+    hook = session.model.model.language.model.norm.register_forward_hook(lambda m, i, out: seen.append(out))
     session.ask(QUESTION)
     hook.remove()
     return seen[0][-1].clone()

@@ -12,12 +12,10 @@ from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerFast
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.dispider.export import save_dispider
-from stc_lab.backbones.dispider.loading import SILENT
-from stc_lab.backbones.dispider.model import DispiderModel, Rows
-from stc_lab.backbones.dispider.prompts import CHOICE_START, SYSTEM
-from stc_lab.backbones.dispider.sequence import ANSWERED, TO_DO
-from stc_lab.backbones.dispider.sizes import DispiderSizes
+from stc_lab.backbones.dispider.checkpoint import SILENT, save_dispider
+from stc_lab.backbones.dispider.model import CHOICE_START, SYSTEM
+from stc_lab.backbones.dispider.networks import DispiderModel, DispiderSizes, Rows
+from stc_lab.memories.dispider import ANSWERED, TO_DO
 from stc_lab.pocket.tokenizer import extended_tokenizer
 
 MARKERS = (ANSWERED, TO_DO, SILENT)

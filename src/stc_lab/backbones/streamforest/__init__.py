@@ -1,6 +1,6 @@
-"""StreamForest: a forest of merged events, a fine-grained window, and one fresh prompt per question."""
+"""StreamForest: a model trained with a forest of merged events and a fine-grained window as its memory."""
 
-from stc_lab.backbones.streamforest.backbone import StreamForest
+from stc_lab.backbones.streamforest.model import StreamForest
 from stc_lab.backbones.streamforest.pocket import new_pocket_streamforest
 
 __all__ = ["StreamForest", "new_pocket_streamforest"]

@@ -11,7 +11,7 @@ from stc_lab.backbones.checkpoints import POCKET_ROOT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from stc_lab.backbones.streamforest.model import StreamForestModel
+    from stc_lab.backbones.streamforest.checkpoint import StreamForestModel
 
 POCKET_SIZES = {"short_frames": 4, "split_window": 4, "quota": 512}
 """Sizes of the memory for streams of seconds instead of hours; tokens per frame stay the official ones."""
@@ -49,7 +49,7 @@ def new_pocket_streamforest(
     ReKV model; everything else, and all without it, is random by ``seed``. Raises ``FileNotFoundError`` where that
     model is missing.
     """
-    from stc_lab.backbones.streamforest.model import StreamForestModel
+    from stc_lab.backbones.streamforest.checkpoint import StreamForestModel
     from stc_lab.pocket.model import pocket_config
 
     config = pocket_config(tokenizer or pocket_tokenizer())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stc_lab.backbones.dispider.model import projector
+from stc_lab.backbones.dispider.networks import projector
 from stc_lab.bench.rows import Row
 from stc_lab.bench.sizes import BackboneSize, random_decoder
 from stc_lab.bench.steps.dispider import CLIP_FRAMES, PerceptionLane, ReactionLane

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 from torch import nn
 
-from stc_lab.backbones.dispider.clip import ClipFrame
-from stc_lab.backbones.dispider.perception import Perception
+from stc_lab.backbones.dispider.compressor import Compressor
 from stc_lab.bench.steps.lane import Cost, Lane, TimedDecoder, random_tokens
 from stc_lab.language import TextDecoder
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, projector_flops
+from stc_lab.memories.dispider import ClipFrame
 from stc_lab.pruners import NoPruner, Pruner
 from stc_lab.types import VisualTokens
 
@@ -34,9 +32,9 @@ class PerceptionLane(Lane):
         self._num_frames = 0
         self.num_tokens = self._pruner.num_kept(grid[0] * grid[1])
         self.setting = f"{self._pruner!r}, prune_compressor" if pruner else ""
-        parts = SimpleNamespace(mm_projector={"mlp": projector})
         timed = TimedDecoder(decoder, self._timer)
-        self._perceive = Perception(parts, timed, lambda text: [0] * NUM_TIME_TEXT, 1, prune=pruner is not None)
+        self._compressor = Compressor(timed, lambda text: [0] * NUM_TIME_TEXT, projector)
+        self._prunes = pruner is not None
 
     def step(self) -> Cost:
         """One clip; the cost of one of its frames."""
@@ -50,7 +48,8 @@ class PerceptionLane(Lane):
         with self._stage("prune"):
             kept = self._pruner.compress(visual, self._state)
         with self._stage("once"):
-            self._perceive([ClipFrame(*frame) for frame in zip(mixed, kept, strict=True)])
+            frames = [ClipFrame(*frame) for frame in zip(mixed, kept, strict=True)]
+            self._compressor.perceive(frames, prune=self._prunes)
         num_visual = CLIP_FRAMES * (self.num_tokens + 1) + 1
         project = projector_flops(num_visual, shape[1], self._decoder.sizes.hidden_size)
         return self._cost(decoder_flops(self._decoder.sizes, NUM_TIME_TEXT + num_visual), project, CLIP_FRAMES)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stc_lab.backbones.streamforest.memory import ForestMemory, MemoryView
-from stc_lab.backbones.streamforest.pruning import prune_units, unit_pruner
-from stc_lab.backbones.streamforest.settings import MemorySettings
 from stc_lab.bench.steps.lane import Cost, Lane, random_tokens
 from stc_lab.language import TextDecoder
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, projector_flops
+from stc_lab.memories.streamforest import Forest, ForestSizes, ForestView, prune_units, unit_pruner
 from stc_lab.pruners import Pruner
 from stc_lab.types import VisualTokens
 
@@ -24,8 +22,8 @@ NUM_TEXT = 60
 class FrameStream:
     """A memory that is full, and random features of the tower to go on with."""
 
-    def __init__(self, settings: MemorySettings, shape: tuple[int, int], num_heads: int, like: Tensor) -> None:
-        self.memory = ForestMemory(settings, num_heads)
+    def __init__(self, settings: ForestSizes, shape: tuple[int, int], num_heads: int, like: Tensor) -> None:
+        self.memory = Forest(settings, num_heads)
         self._shape, self._like = shape, like
         frames_in_events = settings.quota // settings.event_tokens
         for _ in range(frames_in_events + settings.short_frames + 2 * settings.split_window):
@@ -58,7 +56,7 @@ class QuestionLane(Lane):
     def __init__(self, stream: FrameStream, pruner: Pruner | None, projector: nn.Module, decoder: TextDecoder) -> None:
         super().__init__(decoder.device)
         self._memory, self._projector, self._decoder = stream.memory, projector, decoder
-        settings = stream.memory.settings
+        settings = stream.memory.sizes
         self._pruner = None if pruner is None else unit_pruner(pruner, settings)
         self.num_tokens = settings.short_tokens if pruner is None else pruner.num_kept(settings.short_tokens)
         self.setting = repr(pruner)
@@ -71,7 +69,8 @@ class QuestionLane(Lane):
             projected = self._projector(tokens)
         if self._pruner is not None:
             with self._stage("prune"):
-                projected = torch.cat(prune_units(self._pruner, _units(view, projected))[0])
+                units, _ = prune_units(self._pruner, _units(view, projected))
+                projected = torch.cat([unit.tokens for unit in units])
         with self._stage("layers"):
             embeds = torch.cat((self._decoder.embed([0] * NUM_TEXT), projected))
             self._decoder(embeds, GrowingStore(self._decoder.shape))
@@ -79,10 +78,9 @@ class QuestionLane(Lane):
         return self._cost(decoder_flops(self._decoder.sizes, len(embeds)), flops)
 
 
-def _units(view: MemoryView, projected: Tensor) -> list[list[VisualTokens]]:
+def _units(view: ForestView, projected: Tensor) -> list[list[VisualTokens]]:
     """Shares of events, frames of the window, newest frames."""
-    events = [event.shape[1] for event in view.events for _ in range(len(event))]
-    groups = [events, list(map(len, view.short)), list(map(len, view.now))]
+    groups = view.unit_sizes
     parts = projected.split([sum(group) for group in groups])
     return [
         [VisualTokens.full(unit, (1, len(unit)), 0.0) for unit in part.split(group)]

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.streamforest.loading import save_streamforest
-from stc_lab.backbones.streamforest.model import StreamForestModel
+from stc_lab.backbones.streamforest.checkpoint import StreamForestModel, save_streamforest
 from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, new_pocket_streamforest, pocket_tokenizer
-from stc_lab.backbones.streamforest.settings import MemorySettings
+from stc_lab.memories.streamforest import ForestSizes
 from stc_lab.pocket.training.language import Ahead
 from stc_lab.pocket.training.loop import Stage, run_stage, stage_weights
 from stc_lab.pocket.training.streamforest import ForestLearner, PlacedProjector
@@ -42,7 +41,7 @@ def train_projector(folder: Path, num_steps: int = 400, batch: int = 5) -> None:
 def build_views(folder: Path, num_streams: Mapping[int, int] = NUM_STREAMS) -> ViewShelf:
     """What ReKV's tower and the memory make of h264 streams, about 8 CPU minutes and 1.7 GB on disk."""
     shelf = ViewShelf(folder / "views", num_streams, VIEWS_PER_STREAM)
-    shelf.build(new_pocket_streamforest().eval(), MemorySettings(**POCKET_SIZES))
+    shelf.build(new_pocket_streamforest().eval(), ForestSizes(**POCKET_SIZES))
     return shelf
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stc_lab.backbones.dispider.sequence import Summary, question_sequence, streaming_sequence
+from stc_lab.memories.dispider import Summary, question_sequence, streaming_sequence
 from stc_lab.pocket.training.batches import HARD, mix_at
 from stc_lab.pocket.training.dispider_compressor import ClipView, Compressor, Seq, probe_loss
 from stc_lab.pocket.training.dispider_labels import ABSENT, States, Watch, relevant_clips, sample_watches

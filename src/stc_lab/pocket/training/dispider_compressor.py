@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from stc_lab.backbones.dispider.decision import TEMPERATURE
-from stc_lab.backbones.dispider.model import DispiderModel
-from stc_lab.backbones.dispider.perception import CLIP_TEXT
-from stc_lab.backbones.dispider.sequence import ANSWERED, QUESTION, TO_DO, Memory, Piece, Summary
+from stc_lab.backbones.dispider.compressor import CLIP_TEXT
+from stc_lab.backbones.dispider.networks import DispiderModel
+from stc_lab.memories.dispider import ANSWERED, QUESTION, TEMPERATURE, TO_DO, Memories, Piece, Summary
 from stc_lab.pocket.training.batches import CELLS
 from stc_lab.pocket.training.causal import causal_hidden, last_states
 from stc_lab.pocket.training.dispider_labels import ABSENT
@@ -98,7 +97,7 @@ class Compressor(nn.Module):
     def _piece(self, piece: Piece, seq: Seq, memories: list[Tensor], summaries) -> Tensor:
         if isinstance(piece, Summary):
             return next(summaries)
-        if isinstance(piece, Memory):
+        if isinstance(piece, Memories):
             return torch.cat([memory[seq.stream] for memory in memories[piece.start : piece.stop]])
         return self._words({QUESTION: seq.text + TO_DO, ANSWERED: ANSWERED, TO_DO: TO_DO}[piece])
 

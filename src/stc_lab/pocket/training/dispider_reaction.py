@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from stc_lab.backbones.dispider.model import DispiderModel
+from stc_lab.backbones.dispider.model import after_video, before_video
+from stc_lab.backbones.dispider.networks import DispiderModel
 from stc_lab.backbones.dispider.pocket import LAB_SETTINGS
-from stc_lab.backbones.dispider.prompts import after_video, before_video
-from stc_lab.backbones.dispider.sequence import question_sequence
+from stc_lab.memories.dispider import question_sequence
 from stc_lab.pocket.training.batches import (
     CELLS,
     Mix,
@@ -183,9 +183,7 @@ class ReactionModel(nn.Module):
         return torch.cat([*parts, self.compress_projector(row.summary)])
 
 
-def _kept_tokens(
-    rng: np.random.Generator, shelf: ClipShelf, stream: int, num_frames: int, budget: int
-) -> list[Tensor]:
+def _kept_tokens(rng: np.random.Generator, shelf: ClipShelf, stream: int, num_frames: int, budget: int) -> list[Tensor]:
     """Tokens [f, budget, D] of every clip, chosen as in the stages of ReKV."""
     kinds = shelf.kinds[stream, :num_frames]
     cells = choose_cells(rng, CellLabels(kinds, kinds, kinds), budget)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.dispider.model import mix
+from stc_lab.backbones.dispider.networks import mix
 from stc_lab.backbones.dispider.pocket import LAB_SETTINGS, TEXT
 from stc_lab.pocket.training.batches import CELLS, label_stream
 from stc_lab.pocket.training.dispider_vision import DispiderVision, pixels_of

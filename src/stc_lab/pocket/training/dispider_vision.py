@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stc_lab.backbones.dispider.model import DispiderModel, mix
+from stc_lab.backbones.dispider.checkpoint import SquarePreprocessor
+from stc_lab.backbones.dispider.networks import DispiderModel, mix
 from stc_lab.backbones.dispider.pocket import PIXELS, SIZES
-from stc_lab.backbones.dispider.preprocessing import SquarePreprocessor
 from stc_lab.pocket.training.codes import VisualCode
 from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.vision import DenseHead, dense_scene

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from stc_lab.backbones.streamforest.model import StreamForestModel
-from stc_lab.backbones.streamforest.positions import FramePositions
-from stc_lab.backbones.streamforest.pruning import prune_units
+from stc_lab.backbones.streamforest.checkpoint import StreamForestModel
+from stc_lab.backbones.streamforest.model import FramePositions
+from stc_lab.memories.streamforest import prune_units
 from stc_lab.pocket.training.batches import IGNORE
 from stc_lab.pocket.training.language import letter_accuracy
 from stc_lab.pocket.training.packed import packed_hidden
@@ -111,7 +111,7 @@ class ForestLearner(nn.Module):
         prefixes = []
         for view, sizes, message in zip(views, batch.sizes, batch.messages, strict=True):
             kept, _ = prune_units(batch.pruner, as_units(view, sizes))
-            prefixes.append(torch.cat((before, *kept, embed(message))))
+            prefixes.append(torch.cat((before, *(unit.tokens for unit in kept), embed(message))))
         return prefixes
 
 

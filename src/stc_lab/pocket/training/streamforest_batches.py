@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stc_lab.backbones.streamforest.prompts import ANSWER_START, BEFORE_VIDEO, question_body, time_message
+from stc_lab.backbones.streamforest.model import ANSWER_START, BEFORE_VIDEO, question_body
+from stc_lab.memories.streamforest import time_message
 from stc_lab.pocket.training.batches import HARD, QuestionEncoder, QuestionTokens, mix_at
 from stc_lab.pocket.training.streamforest_views import View, ViewShelf
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions

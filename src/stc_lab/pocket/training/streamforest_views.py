@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.streamforest.memory import ForestMemory, MemoryView
-from stc_lab.backbones.streamforest.model import StreamForestModel
-from stc_lab.backbones.streamforest.positions import FramePositions
-from stc_lab.backbones.streamforest.settings import MemorySettings
+from stc_lab.backbones.streamforest.checkpoint import StreamForestModel
+from stc_lab.backbones.streamforest.model import FramePositions
+from stc_lab.memories.streamforest import Forest, ForestSizes, ForestView
 from stc_lab.pocket.training.features import FIRST_SEED, coded_pixels
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.vision import SiglipTower
@@ -43,7 +42,7 @@ class ViewShelf:
         """Both map a duration in seconds to a number."""
         self.folder, self.num_streams, self.views_per_stream = folder, num_streams, views_per_stream
 
-    def build(self, model: StreamForestModel, settings: MemorySettings) -> None:
+    def build(self, model: StreamForestModel, settings: ForestSizes) -> None:
         """Make the files that are not there yet: draw, encode, decode, look, remember, read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for duration_s, number in self.num_streams.items():
@@ -73,13 +72,13 @@ class ViewShelf:
 
 @torch.inference_mode()
 def see_views(
-    model: StreamForestModel, settings: MemorySettings, script: Script, times_s: Iterable[int]
-) -> list[tuple[int, MemoryView]]:
+    model: StreamForestModel, settings: ForestSizes, script: Script, times_s: Iterable[int]
+) -> list[tuple[int, ForestView]]:
     """What the memory hands over at ``times_s`` (whole seconds) of a stream seen once a second through real h264."""
     tower = SiglipTower(model.vision)
     features = see_frames(tower, coded_pixels(script))
     placed = FramePositions(tower.hidden_size, tower.grid[0])(features, 0)
-    memory, wanted = ForestMemory(settings, tower.num_heads), set(times_s)
+    memory, wanted = Forest(settings, tower.num_heads), set(times_s)
     views = []
     for time_s, frame in enumerate(placed):
         memory.push(frame)
@@ -96,13 +95,12 @@ def see_frames(tower: SiglipTower, pixels: Tensor) -> Tensor:
     return x
 
 
-def unit_sizes(view: MemoryView) -> tuple[tuple[int, ...], ...]:
+def unit_sizes(view: ForestView) -> tuple[tuple[int, ...], ...]:
     """Tokens of each unit of ``view``: of events, window, now."""
-    shares = tuple(event.shape[1] for event in view.events for _ in range(len(event)))
-    return shares, tuple(map(len, view.short)), tuple(map(len, view.now))
+    return tuple(tuple(sizes) for sizes in view.unit_sizes)
 
 
-def _save(path: Path, views: list[tuple[int, MemoryView]]) -> None:
+def _save(path: Path, views: list[tuple[int, ForestView]]) -> None:
     """Tokens of all views back to back; a table row is (time, start, stop, units of events, window, now)."""
     rows, start = [], 0
     for time_s, view in views:

@@ -10,11 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stc_lab.backbones.streamforest.forest import EventForest
-from stc_lab.backbones.streamforest.memory import ForestMemory
-from stc_lab.backbones.streamforest.settings import MemorySettings
-from stc_lab.backbones.streamforest.tome import merge_tokens
-from stc_lab.backbones.streamforest.window import FineWindow
+from stc_lab.cachers.merging import merge_tokens
+from stc_lab.memories.streamforest import EventForest, FineWindow, Forest, ForestSizes
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
@@ -29,10 +26,10 @@ def tensors(shared_dir: Path) -> dict[str, Tensor]:
     return load_file(shared_dir / "golden" / "backbones" / "streamforest_memory.safetensors")
 
 
-def golden_settings(config: dict, mode: str) -> MemorySettings:
+def golden_sizes(config: dict, mode: str) -> ForestSizes:
     now_frames, short_frames = config["st_memory_windows"]
     now_tokens, short_tokens = config["st_memory_tokens"]
-    return MemorySettings(
+    return ForestSizes(
         now_frames=now_frames,
         now_tokens=now_tokens,
         short_frames=short_frames,
@@ -51,12 +48,12 @@ def golden_settings(config: dict, mode: str) -> MemorySettings:
 class TracedForest(EventForest):
     """Writes down what it merges, as the golden data does; copies write into the same list."""
 
-    def __init__(self, settings: MemorySettings, num_heads: int) -> None:
-        super().__init__(settings, num_heads)
+    def __init__(self, sizes: ForestSizes, num_heads: int) -> None:
+        super().__init__(sizes, num_heads)
         self.trace: list[dict] = []
 
     def copy(self) -> TracedForest:
-        copied = TracedForest(self._settings, self._num_heads)
+        copied = TracedForest(self._sizes, self._num_heads)
         copied.events, copied.similarities, copied.trace = list(self.events), list(self.similarities), self.trace
         self.last_copy = copied
         return copied
@@ -77,22 +74,22 @@ class TracedWindow(FineWindow):
 
     trace: list[dict]
 
-    def _cut(self):
-        cut = super()._cut()
+    def cut(self):
+        cut = super().cut()
         similarities = cut.similarities.tolist()
         self.trace.append({"op": "split", "n": len(cut.frames), "window_sim": similarities})
         return cut
 
 
-def traced_memory(config: dict, mode: str) -> ForestMemory:
-    settings, heads = golden_settings(config, mode), config["num_attention_heads"]
-    memory = ForestMemory(settings, heads)
-    memory.forest, memory.window = TracedForest(settings, heads), TracedWindow(settings, heads)
+def traced_memory(config: dict, mode: str) -> Forest:
+    sizes, heads = golden_sizes(config, mode), config["num_attention_heads"]
+    memory = Forest(sizes, heads)
+    memory.forest, memory.window = TracedForest(sizes, heads), TracedWindow(sizes, heads)
     memory.window.trace = memory.forest.trace
     return memory
 
 
-def assert_state(memory: ForestMemory, forest: EventForest, expected: dict) -> None:
+def assert_state(memory: Forest, forest: EventForest, expected: dict) -> None:
     events = forest.events
     assert [len(memory.window.now), len(memory.window.short)] == [expected["len_now"], expected["len_short"]]
     assert [event.size for event in events] == expected["events_frames"]
