@@ -52,11 +52,11 @@ def answer(model: VideoModel, reading: Reading, question: Question, timer: Stage
             generated = generate(context, logits, model.settings.max_new_tokens, model.stop_ids, sampling)
     text = best_letter(choices) if generated is None else model.text(generated.text_ids)
     details = reading.details | (reading.describe(generated) if reading.describe else {})
+    tokens_read = reading.tokens_read if reading.tokens_read is not None else [context.num_visual]
     # 3. The question leaves the stream as it was, unless it is meant to stay.
     if reading.commit is not None:
         reading.commit([model.letter_id(text)] if generated is None else generated.ids)
     reading.close()
-    tokens_read = reading.tokens_read if reading.tokens_read is not None else [context.num_visual]
     return Answer(
         text=text,
         prediction=_prediction(question, reader, text),
