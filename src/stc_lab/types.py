@@ -67,7 +67,7 @@ class Polling:
     that moment, the question that is polled for is asked itself.
 
     ``decided_by``: ``polls``; ``model``: nothing is asked, a session that decides by itself when to respond watches for
-    the question (see ``stc_lab.backbones.proactive``); ``auto``: the model where it can, else polls.
+    the question (see ``stc_lab.triggers``); ``auto``: the model where it can, else polls.
     """
 
     ask: Question
@@ -224,7 +224,7 @@ class FrameReport:
     """What happened to one frame: written into the records, drawn in the token maps.
 
     ``vision_batch_size``: frames that passed the tower together; above 1 the vision time is a share, not a latency.
-    ``decisions``: those made with this frame about watched questions (see ``stc_lab.backbones.proactive``).
+    ``decisions``: those made with this frame about watched questions (see ``stc_lab.triggers``).
     ``num_source_frames``: video frames it stands for (2 where the tower takes pairs; the time is the last one's).
     ``commentary``: what the model said by itself once it had seen this frame.
     ``features`` [T, C]: those of the tower, where the session ``shows_features``. ``fidelity``: how like those of the
