@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
-from stc_lab.results.records import RECORDS_FILE, write_text_atomically
-from stc_lab.results.summary_file import SUMMARY_FILE
+from stc_lab.results.records import CONFIG_FILE, DUPLICATE_FILE, RECORDS_FILE, SUMMARY_FILE, write_text_atomically
+from stc_lab.score import to_records
 from stc_lab.scoring.importers import benchmark_of, read_predictions
-from stc_lab.scoring.records import to_records
 from stc_lab.scoring.rules import RULES
 
 if TYPE_CHECKING:
@@ -78,9 +76,8 @@ def parse(arguments: Sequence[str]) -> tuple[list[Path], CompareSettings]:
 
 
 def _compare(paths: Sequence[Path], settings: CompareSettings) -> None:
+    from stc_lab.report.tables import print_comparison, result_console
     from stc_lab.results.comparison import compare_sides  # loads scipy, which a wrong command line need not wait for
-    from stc_lab.results.comparison_table import print_comparison
-    from stc_lab.results.terminal import result_console
 
     names = short_names(*(path.resolve() for path in paths))
     first, second = (_side(path, name, settings) for path, name in zip(paths, names, strict=True))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.predict.clock import CLOCK_FILE, Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.predict.encoding import main
+from stc_lab.results.clock import CLOCK_FILE, Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stc_lab.results.averages import Average, Cells, interval
-from stc_lab.results.statistics import confidence_interval
+from stc_lab.results.statistics import Average, Cells, confidence_interval, interval
 
 GROUPS = {"past": ("a", "b"), "now": ("c",)}
 HITS, SIZES, TASKS = np.array([1.0, 8.0, 3.0]), np.array([2.0, 10.0, 3.0]), ("a", "b", "c")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from stc_lab.compare import main, parse, short_names
-from stc_lab.results.comparison import Side, compare_sides, read_side
-from stc_lab.results.paired import compare, in_words, mcnemar, shared_pairs
+from stc_lab.results.comparison import Side, compare, compare_sides, in_words, mcnemar, read_side, shared_pairs
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 
 BASE = Record(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stc_lab.predict.clock import encoding_summary, encoding_work_s
+from stc_lab.report.tables import result_console
+from stc_lab.results.clock import encoding_summary, encoding_work_s
 from stc_lab.results.records import RECORDS_FILE, read_records
-from stc_lab.results.terminal import result_console
 
 COLUMNS = ("run", "questions", "frames encoded", "encoding (s)", "frames if anew", "ratio")
 

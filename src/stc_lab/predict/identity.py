@@ -12,9 +12,14 @@ from omegaconf import DictConfig
 
 from stc_lab.backbones.checkpoints import local_checkpoint
 from stc_lab.config import canonical
-from stc_lab.results.layout import BASELINE_DIR, DUPLICATE_FILE, IDENTITY_FILE
-from stc_lab.results.records import RECORDS_FILE, write_text_atomically
-from stc_lab.results.summary import SUMMARY_FILE
+from stc_lab.results.records import (
+    BASELINE_DIR,
+    DUPLICATE_FILE,
+    IDENTITY_FILE,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    write_text_atomically,
+)
 from stc_lab.types import Stream
 
 DIGESTED_BYTES = 16 * 1024**2

@@ -16,7 +16,6 @@ from stc_lab.benchmarks.base import Benchmark
 from stc_lab.config import build, resolved_accelerator, save_config
 from stc_lab.config.build import settings_of, target_of
 from stc_lab.config.environment import cpu_model
-from stc_lab.predict.clock import Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.predict.data import StreamDataModule
 from stc_lab.predict.devices import alone_with, own_device
 from stc_lab.predict.identity import claim_run_folder, find_finished, run_settings
@@ -28,11 +27,20 @@ from stc_lab.predict.tasks import StreamTask, pending_tasks
 from stc_lab.predict.termination import ends_on_sigterm
 from stc_lab.predict.trainer import make_trainer
 from stc_lab.predict.writer import RecordWriter
-from stc_lab.results.fidelity import check_measured
-from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
-from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_text_atomically
-from stc_lab.results.shards import collect_records
-from stc_lab.results.summary import SUMMARY_FILE, read_summary, summarize, write_summary
+from stc_lab.results.clock import Clock, encoding_summary, prompt_summary, write_clock
+from stc_lab.results.records import (
+    CONFIG_FILE,
+    DUPLICATE_FILE,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    Record,
+    collect_records,
+    read_summary,
+    write_records,
+    write_summary,
+    write_text_atomically,
+)
+from stc_lab.results.summary import check_measured, summarize
 from stc_lab.token_maps.folder import TokenMaps, described
 from stc_lab.types import Stream
 

@@ -14,11 +14,9 @@ from stc_lab.predict.identity import find_finished, fingerprint, run_settings
 from stc_lab.predict.point import Point
 from stc_lab.predict.tasks import check_unique_ids
 from stc_lab.predict.trainer import check_devices
-from stc_lab.results.layout import BASELINE_DIR
-from stc_lab.results.logging import result_logger
-from stc_lab.results.summary import read_summary
-from stc_lab.results.table import print_result
-from stc_lab.results.terminal import result_console
+from stc_lab.report.tables import print_result, result_console
+from stc_lab.report.tracking import result_logger
+from stc_lab.results.records import BASELINE_DIR, read_summary
 
 Summary = dict[str, Any]
 

@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from stc_lab.predict.callbacks import StreamCallback
 from stc_lab.predict.tasks import StreamTask
-from stc_lab.results.records import Record
-from stc_lab.results.shards import shard_path
+from stc_lab.results.records import Record, shard_path
 
 SECONDS_BETWEEN_SYNCS = 10.0  # each takes milliseconds
 
@@ -24,7 +23,7 @@ class RecordWriter(StreamCallback, BasePredictionWriter):
 
     A killed process loses nothing; a power cut loses the last streams, which are asked again.
 
-    With several processes each appends to a file of its own, see :mod:`stc_lab.results.shards`.
+    With several processes each appends to a file of its own, see :mod:`stc_lab.results.records`.
     """
 
     def __init__(self, run_dir: Path) -> None:

@@ -1,4 +1,7 @@
-"""``records.jsonl``: one JSON object per question, the only truth about a run; everything else is derived."""
+"""Records and their files: ``records.jsonl`` has one JSON object per question, the only truth about a run.
+
+Also the names of the other files in a run folder, and ``summary.json``, which is derived from the records.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+CONFIG_FILE = "config.yaml"
+IDENTITY_FILE = "fingerprint.json"
+DUPLICATE_FILE = "duplicate_of.json"
+BASELINE_DIR = "baseline"
+
 
 RECORDS_FILE = "records.jsonl"
 SCHEMA = 1
@@ -158,3 +167,42 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     if unknown:
         raise ValueError(f"{path} line {number}: unknown fields {sorted(unknown)}")
     return Record(**content)
+
+
+SUMMARY_FILE = "summary.json"
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``; its presence marks a run as finished."""
+    write_text_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, ``None`` for any other folder."""
+    path = run_dir / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def shard_path(run_dir: Path, rank: int, world_size: int) -> Path:
+    """The file that process ``rank`` of ``world_size`` appends to."""
+    return run_dir / (RECORDS_FILE if world_size == 1 else f"records.rank{rank}.jsonl")
+
+
+def collect_records(run_dir: Path) -> list[Record]:
+    """All records of a run folder after merging what several processes, also killed ones, left behind.
+
+    A record that lies identically in two files comes from a merge that was cut off and counts once; two
+    different records of one question raise ``ValueError``.
+    """
+    path = run_dir / RECORDS_FILE
+    drop_torn_line(path)
+    shards = sorted(run_dir.glob("records.rank*.jsonl"))
+    if not shards:
+        return read_records(path)
+    lines = {record.to_line(): record for file in (path, *shards) for record in read_records(file)}
+    records = list(lines.values())
+    check_unique(records, run_dir)
+    write_records(path, records)
+    for shard in shards:
+        shard.unlink()
+    return records

@@ -1,14 +1,149 @@
-"""Accuracy with its uncertainty, under strict accounting."""
+"""Averages of answers with their uncertainty: videos are resampled, since questions about one video hang together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from stc_lab.results.records import Record
+
+AVERAGES = {
+    "questions": "every question counts the same",
+    "tasks": "plain mean of the tasks",
+    "groups": "plain mean of the groups, each the plain mean of its tasks",
+}
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Average:
+    """One of :data:`AVERAGES`. ``groups`` are the tasks of each group; tasks of no group form one of their own."""
+
+    kind: str = "questions"
+    groups: Mapping[str, Sequence[str]] | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The rule as a phrase."""
+        return AVERAGES[self.kind]
+
+    def __call__(self, hits: np.ndarray, sizes: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
+        """Average [...] of ``hits`` [..., T] out of ``sizes`` [..., T] questions per task; NaN without any question.
+
+        A task without questions is left out, and so is a group without tasks.
+        """
+        if self.kind == "questions":
+            return _ratio(hits.sum(axis=-1), sizes.sum(axis=-1))
+        means = _ratio(hits, sizes)
+        if self.kind == "groups":
+            members = self._members(tasks)
+            means = np.stack([_mean(means[..., columns]) for columns in members], axis=-1)
+        return _mean(means)
+
+    def within_group(self) -> Average:
+        """How the tasks of one group are averaged."""
+        return Average("questions" if self.kind == "questions" else "tasks")
+
+    def _members(self, tasks: Sequence[str]) -> list[list[int]]:
+        group_of = {task: name for name, names in (self.groups or {}).items() for task in names}
+        names = [group_of.get(task, "") for task in tasks]
+        return [[i for i, name in enumerate(names) if name == wanted] for wanted in dict.fromkeys(names)]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Questions counted by stream and task: ``hits`` and ``sizes`` [S, T]."""
+
+    hits: np.ndarray
+    sizes: np.ndarray
+    tasks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: np.ndarray, streams: Sequence[str], tasks: Sequence[str]) -> Cells:
+        """Count ``values`` [N] (0 or 1, or differences of such) of questions about ``streams`` [N] by ``tasks`` [N]."""
+        names, rows = np.unique(np.asarray(streams), return_inverse=True)
+        labels, columns = np.unique(np.asarray(tasks), return_inverse=True)
+        hits, sizes = np.zeros((2, len(names), len(labels)))
+        np.add.at(hits, (rows, columns), values)
+        np.add.at(sizes, (rows, columns), 1)
+        return cls(hits, sizes, tuple(labels.tolist()))
+
+    @cached_property
+    def num_streams(self) -> int:
+        """S."""
+        return len(self.sizes)
+
+    def average(self, average: Average) -> float:
+        """The number itself."""
+        return float(average(self.hits.sum(axis=0), self.sizes.sum(axis=0), self.tasks))
+
+    def resampled(self, average: Average, seed: int = 0) -> tuple[float, float] | None:
+        """95 % interval of the average when whole streams are drawn anew (percentile bootstrap).
+
+        ``None`` where there is nothing to draw: one stream, or streams that all look alike.
+        """
+        if self.num_streams < 2 or self._all_alike():
+            return None
+        table = np.concatenate([self.hits, self.sizes], axis=1)
+        num_tasks = len(self.tasks)
+
+        def statistic(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+            totals = _counts(drawn, self.num_streams) @ table
+            return average(totals[..., :num_tasks], totals[..., num_tasks:], self.tasks)
+
+        result = stats.bootstrap(
+            (np.arange(self.num_streams),), statistic, vectorized=True, n_resamples=NUM_RESAMPLES, batch=BATCH,
+            confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+    def _all_alike(self) -> bool:
+        """Whether every stream shows the same in every task it has questions of."""
+        totals, num = self.hits.sum(axis=0), self.sizes.sum(axis=0)
+        return bool(np.all(self.hits * num == self.sizes * totals))
+
+
+def interval(cells: Cells, average: Average, seed: int = 0) -> tuple[list[float], str]:
+    """95 % interval [low, high] of an average of shares, and how it was found.
+
+    As for plain accuracy (:func:`stc_lab.results.statistics.confidence_interval`): ``stream_bootstrap``; below
+    ``FEW_STREAMS`` streams it is at least as wide as the Wilson interval over questions
+    (``stream_bootstrap_and_wilson``), which stands alone where there is nothing to resample (``wilson``).
+    """
+    value = cells.average(average)
+    drawn = cells.resampled(average, seed)
+    if drawn is not None and cells.num_streams >= FEW_STREAMS:
+        return list(drawn), "stream_bootstrap"
+    num_right, num = cells.hits.sum(), cells.sizes.sum()
+    pooled = stats.binomtest(int(num_right), int(num)).proportion_ci(LEVEL, method="wilson")
+    low = max(0.0, float(value - (num_right / num - pooled.low)))
+    high = min(1.0, float(value + (pooled.high - num_right / num)))
+    if drawn is None:
+        return [low, high], "wilson"
+    return [min(low, drawn[0]), max(high, drawn[1])], "stream_bootstrap_and_wilson"
+
+
+def _ratio(hits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.divide(hits, sizes, out=np.full(np.shape(hits), np.nan), where=np.asarray(sizes) > 0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where nothing else is there."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+
+
+def _counts(drawn: np.ndarray, num: int) -> np.ndarray:
+    """How often each of ``num`` streams was drawn, for ``drawn`` [..., num] indices."""
+    flat = drawn.reshape(-1, num)
+    shifted = flat + num * np.arange(len(flat))[:, None]
+    return np.bincount(shifted.ravel(), minlength=num * len(flat)).reshape(drawn.shape).astype(float)
+
 
 LEVEL = 0.95
 NUM_RESAMPLES = 9999

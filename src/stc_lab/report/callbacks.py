@@ -1,4 +1,7 @@
-"""How far a multirun is: a line after every point, whatever launcher runs them."""
+"""What happens around a multirun: a line after every point, and the frontier at the end.
+
+Hydra makes these objects at every start: nothing heavy may be imported at the top.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,19 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+
+class ParetoCallback(Callback):
+    """After a multirun: ``pareto.{csv,json,png,md}`` and ``report.html`` in the sweep folder, and a table."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called once all points are through, also when some of them failed."""
+        # Hydra makes this object at every start; pandas, matplotlib and plotly are only loaded where they are needed.
+        from stc_lab.config.schema import ReportSettings
+        from stc_lab.report.frontier import make_frontier
+
+        make_frontier(Path(config.hydra.sweep.dir), settings=ReportSettings(**config.get("report", {})))
+
 
 PROGRESS_FILE = ".progress.json"
 END_FILES = ("summary.json", "duplicate_of.json", "error.json")

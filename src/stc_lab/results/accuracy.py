@@ -2,17 +2,97 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from stc_lab.results.averages import AVERAGES, Average, interval
 from stc_lab.results.records import Record
-from stc_lab.scoring.completeness import completeness, expected_sizes, is_imported
-from stc_lab.scoring.marks import REPEATED
+from stc_lab.results.statistics import Average, Cells, interval
+from stc_lab.scoring.marks import ABSENT, READER, REPEATED
 from stc_lab.scoring.rule import Rule
-from stc_lab.scoring.verdicts import Verdicts
+
+
+class Verdicts:
+    """Columns [N] over the records that have a gold answer: right officially, right strictly, counted officially.
+
+    ``correct`` of a record is the verdict of the official rule.
+    """
+
+    def __init__(self, records: Sequence[Record], rule: Rule) -> None:
+        self.records = [record for record in records if record.correct is not None]
+        self.rule = rule
+        self.average = Average(rule.average, rule.groups)
+
+    @cached_property
+    def official(self) -> np.ndarray:
+        """Whether the official rule calls it right."""
+        return np.array([record.correct for record in self.records], dtype=bool)
+
+    @cached_property
+    def strict(self) -> np.ndarray:
+        """Whether our strict reading is the gold answer."""
+        rule = self.rule
+        return np.array([rule.is_strictly_right(r, r.text, r.details) for r in self.records], dtype=bool)
+
+    @cached_property
+    def unread(self) -> np.ndarray:
+        """Whether something was said that cannot be read strictly."""
+        return np.array([bool(r.text) and self.rule.strict(r, r.text) is None for r in self.records], dtype=bool)
+
+    @cached_property
+    def others(self) -> Mapping[str, np.ndarray]:
+        """Verdicts of the rule's further judges."""
+        return {
+            name: np.array([bool(r.text) and judge(r, r.text, r.details) for r in self.records], dtype=bool)
+            for name, judge in self.rule.others.items()
+        }
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Whether the official script counts the question at all."""
+        return np.array([not r.meta.get(ABSENT) and self.rule.counts(r.text) for r in self.records], dtype=bool)
+
+    def cells(self, verdicts: np.ndarray, chosen: np.ndarray) -> Cells:
+        """``verdicts`` [N] of the ``chosen`` [N] questions, by stream and task."""
+        records = [record for record, is_chosen in zip(self.records, chosen, strict=True) if is_chosen]
+        streams, tasks = [r.stream_id for r in records], [r.task for r in records]
+        return Cells.of(verdicts[chosen], streams, tasks)
+
+
+def is_imported(records: Sequence[Record]) -> bool:
+    """Whether the records come from prediction files; those of a run know what they were to answer."""
+    return any(record.reader == READER for record in records)
+
+
+def expected_sizes(records: Sequence[Record], rule: Rule) -> Mapping[str, int] | None:
+    """Questions per task that imported records should answer; ``None`` where one of the tasks is not known."""
+    is_known = not {record.task for record in records} - set(rule.sizes)
+    return rule.sizes if is_imported(records) and is_known else None
+
+
+def completeness(records: Sequence[Record], sizes: Mapping[str, int] | None) -> dict[str, Any]:
+    """How many questions there are and how many of them were answered; with ``None``, as far as the files tell.
+
+    A task that no record belongs to is absent as a whole. ``not_answered`` lists the questions that the files have
+    without an answer, and why.
+    """
+    entries = [r for r in records if not r.meta.get(REPEATED) and not r.meta.get(ABSENT)]
+    present = Counter(record.task for record in entries)
+    missing = {r.question_id: r.reason for r in entries if r.status != "answered"}
+    absent = {task: size - present[task] for task, size in (sizes or {}).items() if present[task] < size}
+    return {
+        "is_complete": None if sizes is None else not missing and not absent,
+        "num_expected": None if sizes is None else sum(sizes.values()),
+        "num_answered": len(entries) - len(missing),
+        "num_without_answer": len(missing),
+        "num_absent": None if sizes is None else sum(absent.values()),
+        "absent_by_task": absent,
+        "not_answered": missing,
+    }
+
 
 Part = dict[str, Any]
 
@@ -51,7 +131,7 @@ def describe_rule(rule: Rule) -> dict[str, str]:
         "name": rule.name,
         "official": rule.official_words,
         "strict": rule.strict_words,
-        "average": AVERAGES[rule.average],
+        "average": Average(rule.average).in_words,
         "source": rule.source,
     }
 
@@ -129,8 +209,6 @@ def _reading(verdicts: Verdicts, column: np.ndarray, seed: int) -> Part:
     return part
 
 
-def _value(
-    verdicts: Verdicts, column: np.ndarray, average: Average, chosen: np.ndarray | None = None
-) -> float | None:
+def _value(verdicts: Verdicts, column: np.ndarray, average: Average, chosen: np.ndarray | None = None) -> float | None:
     chosen = np.ones(len(column), dtype=bool) if chosen is None else chosen
     return verdicts.cells(column, chosen).average(average) if chosen.any() else None

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from stc_lab.paper import corrections, find_row, paper_rows
+from stc_lab.report.paper import corrections, find_row, paper_rows
 from stc_lab.scoring.rules import RULES
 from stc_lab.scoring.rules.ovobench import GROUPS
 
