@@ -79,9 +79,7 @@ LIVECC_GRID, STREAMINGVLM_GRID = (16, 24), (24, 32)
 
 BACKBONES = {
     "streamforest": BackboneSize(SO400M, QWEN2_7B, grid=(27, 27), memory=MemorySettings()),
-    "dispider": BackboneSize(
-        TowerSize("clip_large", "clip", CLIP_LARGE), QWEN2_7B, grid=(8, 8), compressor=QWEN2_1B5
-    ),
+    "dispider": BackboneSize(TowerSize("clip_large", "clip", CLIP_LARGE), QWEN2_7B, grid=(8, 8), compressor=QWEN2_1B5),
     "livecc": BackboneSize(
         TowerSize("qwen2_vl", "qwen2_vl", QWEN2_VL, LIVECC_GRID),
         QWEN2_7B | {"rope_parameters": THREE_AXES},
@@ -113,7 +111,9 @@ def random_decoder(
     common = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None, "max_position_embeddings": 32768}
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}
     config = config_class(**common, **(rope | shortened(text, num_layers)))
-    return TextDecoder(model_class(config).eval().to(device, dtype), nn.Identity())
+    # Frozen, as loaded models are: products with weights that want gradients are run otherwise.
+    model = model_class(config).eval().requires_grad_(False)
+    return TextDecoder(model.to(device, dtype), nn.Identity())
 
 
 def shortened(shape: dict[str, Any], num_layers: int | None) -> dict[str, Any]:
