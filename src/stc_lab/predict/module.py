@@ -21,7 +21,7 @@ from stc_lab.config import build
 from stc_lab.measure import StageTimer, reset_peak_memory
 from stc_lab.predict.callbacks import notify
 from stc_lab.predict.lane import Session
-from stc_lab.predict.precision import DTYPES, default_dtype
+from stc_lab.predict.precision import DTYPES, default_dtype, exact_products
 from stc_lab.predict.recorder import Recorder, failure_reason
 from stc_lab.predict.shadowed import Shadowed
 from stc_lab.predict.stream_run import run_stream
@@ -94,9 +94,10 @@ class StreamPredictor(LightningModule):
     def predict_step(self, task: StreamTask, batch_idx: int) -> list[Record]:
         torch.manual_seed(self.cfg.seed)
         records = []
-        for record in self._records(task):
-            notify(self.trainer, "on_record", record)
-            records.append(record)
+        with exact_products(self.cfg.trainer.precision):
+            for record in self._records(task):
+                notify(self.trainer, "on_record", record)
+                records.append(record)
         notify(self.trainer, "on_stream_end", task)
         return records
 

@@ -1,4 +1,4 @@
-"""``trainer.precision``: the type of the weights.
+"""``trainer.precision``: the type of the weights, and whether products of 32-bit numbers are what they say.
 
 Lightning's own half precision also makes it the default type of every tensor made during a step, positions and
 scores of a method included. Here only the weights get it; what is computed in 32 bits stays so.
@@ -23,3 +23,21 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def exact_products(precision: str) -> Iterator[None]:
+    """Under ``32-true`` no product inside the block takes TF32, which torch allows convolutions by default.
+
+    TF32 has 10 bits of mantissa: the patch embedding of a GPU would differ from a CPU's by 1e-3.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    if precision == "32-true":
+        for backend in backends:
+            backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
