@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from stc_lab.report.paper import PaperRow, find_row
+from stc_lab.results.records import Record
 from stc_lab.scoring.rules import RULES
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _clock_rows(columns: list[Summary]) -> Iterator[Row]:
     name = f"delay of an answer at {columns[0]['fps']:g} frames/s (s)"
     yield name, _cells(columns, lambda s: s["clock"]["response_delay_s"], _delay)
     yield "frames waiting at a question", _cells(columns, lambda s: s["clock"]["backlog_frames"], _most)
-    yield "frames encoded / anew per question", _cells(columns, lambda s: s["encoding"], _encoded)
+    yield "frames encoded / if encoded again per question", _cells(columns, lambda s: s["encoding"], _encoded)
 
 
 def _cost_rows(columns: list[Summary]) -> Iterator[Row]:
@@ -252,8 +253,21 @@ def _comparison_cells(part: Comparison) -> list[str]:
     ]
 
 
-Summary = dict[str, Any]
 NUM_NAMED = 8
+
+
+def print_encoding(console: Console, runs: Mapping[str, Sequence[Record]]) -> None:
+    """Print what encoding a video once saves: frames and seconds of each run, by folder, against encoding again."""
+    from stc_lab.results.clock import encoding_summary, encoding_work_s
+
+    table = Table("run", "questions", "frames encoded", "encoding (s)", "frames if encoded again", "ratio")
+    for run_dir, records in runs.items():
+        counts = encoding_summary(records)
+        ratio = "-" if counts["ratio"] is None else f"{counts['ratio']:.2f}"
+        work_s = f"{encoding_work_s(records):.2f}"
+        cells = (len(records), counts["num_frames"], work_s, counts["num_frames_anew"], ratio)
+        table.add_row(run_dir, *map(str, cells))
+    console.print(table)
 
 
 def print_scores(console: Console, summary: Summary, paper: str | None = None) -> None:

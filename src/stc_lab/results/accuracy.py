@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stc_lab.results.records import Record
-from stc_lab.results.statistics import Average, Cells, interval
+from stc_lab.results.statistics import Average, Cells, accuracy_summary
 from stc_lab.scoring.marks import ABSENT, READER, REPEATED
 from stc_lab.scoring.rule import Rule
 
@@ -151,24 +151,13 @@ def _num(sizes: Mapping[str, int] | None, tasks: Iterable[str]) -> int | None:
 def _part(records: Sequence[Record], rule: Rule, average: Average, seed: int, num_expected: int | None) -> Part:
     """Accuracy over all ``records`` with its interval, and over those that the official script counts."""
     verdicts = Verdicts(records, rule)
-    everything = np.ones(len(verdicts.records), dtype=bool)
-    accuracy, ci95, method = None, None, None
-    if len(everything):
-        cells = verdicts.cells(verdicts.official, everything)
-        accuracy = cells.average(average)
-        ci95, method = interval(cells, average, seed)
     return {
-        "accuracy": accuracy,
-        "accuracy_ci95": ci95,
-        "ci_method": method,
+        **accuracy_summary(records, seed, average),
         "accuracy_counted": _value(verdicts, verdicts.official, average, verdicts.counted),
         "accuracy_strict_reading": _value(verdicts, verdicts.strict, average),
         "coverage": coverage(records, num_expected),
-        "num_questions": len(records),
-        "num_scored": len(verdicts.records),
         "num_counted": int(verdicts.counted.sum()),
         "num_answered": sum(record.status == "answered" for record in records),
-        "num_streams": len({record.stream_id for record in records}),
     }
 
 
@@ -182,7 +171,7 @@ def _total(verdicts: Verdicts, seed: int) -> dict[str, Any]:
         reason = f"nothing of {', '.join(missing)}" if missing else "no question that counts"
         return {"total": None, "total_ci95": None, "total_missing": reason}
     cells = verdicts.cells(verdicts.official, verdicts.counted)
-    return {"total": cells.average(verdicts.average), "total_ci95": interval(cells, verdicts.average, seed)[0]}
+    return {"total": cells.average(verdicts.average), "total_ci95": cells.interval(verdicts.average, seed)[0]}
 
 
 def _readings(verdicts: Verdicts, seed: int) -> dict[str, Any]:
@@ -203,7 +192,7 @@ def _reading(verdicts: Verdicts, column: np.ndarray, seed: int) -> Part:
     }
     if np.array_equal(column, verdicts.official):
         return part
-    part["accuracy_ci95"] = interval(verdicts.cells(column, everything), verdicts.average, seed)[0]
+    part["accuracy_ci95"] = verdicts.cells(column, everything).interval(verdicts.average, seed)[0]
     for name, differs in (("only_official", verdicts.official & ~column), ("only_here", column & ~verdicts.official)):
         part[name] = [r.question_id for r, is_one in zip(verdicts.records, differs, strict=True) if is_one]
     return part

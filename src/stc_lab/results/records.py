@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,15 @@ def check_unique(records: Iterable[Record], path: Path) -> None:
         if record.key in seen:
             raise ValueError(f"{path}: question '{record.question_id}' of '{record.stream_id}' is recorded twice")
         seen.add(record.key)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of ``paths`` that tell them apart, at least their last parts."""
+    parts = [path.resolve().parts for path in paths]
+    length = 1
+    while len({names[-length:] for names in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(names[-length:]) for names in parts]
 
 
 def _complete_size(path: Path) -> int:

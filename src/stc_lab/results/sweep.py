@@ -25,6 +25,7 @@ from stc_lab.results.records import (
     Record,
     read_records,
     read_summary,
+    short_names,
     write_summary,
     write_text_atomically,
 )
@@ -74,24 +75,14 @@ def find_runs(folders: Sequence[Path]) -> Found:
     """
     runs: dict[str, Run] = {}
     left_out: dict[str, str] = {}
-    for folder, prefix in zip(folders, _prefixes(folders), strict=True):
+    prefixes = [""] if len(folders) == 1 else [f"{name}/" for name in short_names(folders)]
+    for folder, prefix in zip(folders, prefixes, strict=True):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; give folders of multiruns or of single runs")
         for path in _candidates(folder):
             name = prefix + path.relative_to(folder).as_posix() if path != folder else prefix.rstrip("/") or folder.name
             _take(path, name, runs, left_out)
     return Found(list(runs.values()), left_out)
-
-
-def _prefixes(folders: Sequence[Path]) -> list[str]:
-    """``""`` for a single folder; else the shortest ends of the paths that tell them apart."""
-    if len(folders) == 1:
-        return [""]
-    parts = [folder.resolve().parts for folder in folders]
-    length = 1
-    while len({names[-length:] for names in parts}) < len(set(parts)):
-        length += 1
-    return ["/".join(names[-length:]) + "/" for names in parts]
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

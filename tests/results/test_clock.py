@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.predict.encoding import main
+from stc_lab.compare import main
 from stc_lab.results.clock import CLOCK_FILE, Clock, encoding_summary, prompt_summary, write_clock
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 
@@ -82,10 +82,12 @@ def test_polls_take_time_and_delay_what_comes_after() -> None:
 
 def test_the_encoding_of_runs_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_records(tmp_path / RECORDS_FILE, [record("a", 2.0, [0.0, 1.0, 2.0]), record("b", 4.0, [3.0, 4.0])])
-    assert main([str(tmp_path)]) == 0
+    main(["--encoding", str(tmp_path)])
     assert "2.50" in capsys.readouterr().out  # five frames of half a second
-    assert main([str(tmp_path / "nowhere")]) == main([]) == 2
-    assert "no records.jsonl" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"no records\.jsonl"):
+        main(["--encoding", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="no run folder given"):
+        main(["--encoding"])
 
 
 def test_what_was_never_asked_is_not_on_the_clock(tmp_path: Path) -> None:
