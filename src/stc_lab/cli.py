@@ -85,7 +85,7 @@ def provenance(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
 
     A run that refuses to go on in a folder with other settings thus leaves what it finds there as it is.
     """
-    from stc_lab.predict.precision import exact_products
+    from stc_lab.predict.trainer import exact_products
 
     is_new = not (run_dir / CONFIG_FILE).exists()
     with exact_products(cfg.trainer.precision):  # as the streams will have it

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from stc_lab.predict.identity import claim_run_folder
+from stc_lab.predict.resume import claim_run_folder
 from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_summary
 from stc_lab.results.summary import summarize
 

@@ -47,7 +47,7 @@ class Record:
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
     of the poll that said yes, ``None`` when none did. A model that decides by itself has its decisions there instead.
     ``fidelity``, and the columns of that name in ``frames``: likeness to the uncompressed run, with
-    ``measure.fidelity`` (see ``stc_lab.measure.fidelity``).
+    ``measure.fidelity`` (see ``stc_lab.predict.fidelity``).
     """
 
     fingerprint: str

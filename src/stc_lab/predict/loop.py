@@ -1,32 +1,28 @@
-"""The predict step: one stream, all its questions."""
+"""The predict loop in Lightning's terms: a stream is an item of data, a step asks all its questions."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
+from torch.utils.data import DataLoader, Dataset
 
-from stc_lab.backbones.session import StreamSession
 from stc_lab.benchmarks.base import Benchmark
 from stc_lab.cachers.none import NoCacher
 from stc_lab.config import build
 from stc_lab.measure import StageTimer, reset_peak_memory
-from stc_lab.predict.callbacks import notify
-from stc_lab.predict.lane import Session
-from stc_lab.predict.precision import DTYPES, default_dtype, exact_products
+from stc_lab.predict.fidelity import FidelitySession
 from stc_lab.predict.recorder import Recorder, failure_reason
-from stc_lab.predict.shadowed import Shadowed
-from stc_lab.predict.stream_run import run_stream
-from stc_lab.predict.tasks import StreamTask
-from stc_lab.predict.termination import die_on_sigterm
+from stc_lab.predict.stream import Session, StreamTask, run_stream
+from stc_lab.predict.trainer import DTYPES, default_dtype, die_on_sigterm, exact_products
 from stc_lab.pruners.none import NoPruner
 from stc_lab.results.records import Record
 from stc_lab.token_maps import Collector, TokenMaps
@@ -36,6 +32,67 @@ log = logging.getLogger(__name__)
 
 MAX_ERRORS_IN_A_ROW = 3
 TRACEBACK_FRAMES = 4
+
+
+class StreamCallback(Callback):
+    """A Lightning callback that also hears of frames and records; all events are optional."""
+
+    def on_stream_start(self, task: StreamTask, duration_s: float | None) -> None:
+        """The video of a stream was opened; ``duration_s`` when its header tells."""
+
+    def on_frames(self, num_frames: int) -> None:
+        """So many more frames were pushed."""
+
+    def on_record(self, record: Record) -> None:
+        """A question is done, answered or not."""
+
+    def on_stream_end(self, task: StreamTask) -> None:
+        """All pending questions of the stream have a record."""
+
+
+def notify(trainer: Trainer, event: str, *args: object) -> None:
+    """Call ``event`` of every :class:`StreamCallback` of the trainer."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, StreamCallback):
+            getattr(callback, event)(*args)
+
+
+class StreamDataset(Dataset):
+    """Tasks by number."""
+
+    def __init__(self, tasks: Sequence[StreamTask]) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> StreamTask:
+        return self.tasks[index]
+
+
+class StreamDataModule(LightningDataModule):
+    """Feeds the pending streams; with several devices Lightning gives each its share, none twice."""
+
+    def __init__(self, tasks: Sequence[StreamTask]) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.tasks = list(tasks)
+
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(StreamDataset(self.tasks), batch_size=1, shuffle=False, num_workers=0, collate_fn=_only)
+
+    def transfer_batch_to_device(self, batch: StreamTask, device: torch.device, dataloader_idx: int) -> StreamTask:
+        """A task holds no tensors."""
+        return batch
+
+    def share(self, rank: int, world_size: int) -> list[StreamTask]:
+        """The tasks that process ``rank`` of ``world_size`` gets."""
+        return self.tasks[rank::world_size]
+
+
+def _only(batch: list[StreamTask]) -> StreamTask:
+    (task,) = batch
+    return task
 
 
 class StreamPredictor(LightningModule):
@@ -133,24 +190,22 @@ class StreamPredictor(LightningModule):
 
     def _open_video(self, task: StreamTask) -> FrameSource:
         video = self.cfg.video
-        with self.recorder.counted_as("wait_ms"):
+        with self.recorder.attribute_to("wait_ms"):
             return open_video(
                 task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
             )
 
     def _open_session(self, sinks: list[Collector]) -> Session:
         """A new session, to which the first of ``sinks`` is handed over."""
-        with self.recorder.counted_as("start_ms"):
+        with self.recorder.attribute_to("start_ms"):
             session = self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
         if sinks:
             session.show_to(sinks.pop(0))
-        return self._shadowed(session) if self.cfg.measure.get("fidelity", False) else session
-
-    def _shadowed(self, session: StreamSession) -> Shadowed:
-        """With an uncompressed session beside it, whose time does not count."""
-        with self.recorder.left_out():
+        if not self.cfg.measure.get("fidelity", False):
+            return session
+        with self.recorder.exclude():  # the time of the uncompressed session beside it does not count
             reference = self.backbone.open(NoCacher(), NoPruner(), StageTimer(self.device))
-        return Shadowed(session, reference, self.recorder.left_out)
+        return FidelitySession(session, reference, self.recorder.exclude)
 
     @property
     def _chunk_size(self) -> int:

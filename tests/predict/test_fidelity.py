@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stc_lab.measure.fidelity import answer_fidelity, feature_fidelity
+from stc_lab.predict.fidelity import answer_fidelity, feature_fidelity
 from stc_lab.types import Answer
 
 

@@ -15,8 +15,7 @@ from stc_lab.backbones.proactive import Proactive
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.predict.recorder import NEVER_TIME, NO_FRAME, Recorder
-from stc_lab.predict.stream_run import run_stream
-from stc_lab.predict.tasks import StreamTask
+from stc_lab.predict.stream import StreamTask, run_stream
 from stc_lab.results.records import Record, answer_view
 from stc_lab.types import Answer, Decision, FrameReport, Polling, Question, Stream
 
