@@ -17,8 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from stc_lab.config import conf_dir, environment, print_config, save_config, validate
-from stc_lab.explain import explain
-from stc_lab.failures import clear_failure, record_failure, wants_traceback
+from stc_lab.config.errors import clear_failure, quiet_transformers, record_failure, suggest, wants_traceback
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
     except SystemExit as exit_:
-        explain(exit_.__context__)
+        suggest(exit_.__context__)
         raise
 
 
@@ -70,7 +69,6 @@ def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float 
 
         torch.set_num_threads(cfg.trainer.num_threads)
 
-    from stc_lab.log import quiet_transformers
     from stc_lab.predict.run import run_experiment
 
     quiet_transformers()

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from stc_lab.config import conf_dir
-from stc_lab.explain import explain
+from stc_lab.config.errors import suggest
 from stc_lab.report.tables import print_scores, result_console
 from stc_lab.results.records import CONFIG_FILE, IDENTITY_FILE, RECORDS_FILE, Record, write_records, write_summary
 from stc_lab.scoring.annotations import completed, expected_questions
@@ -164,7 +164,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="score")(_run)()
     except SystemExit as exit_:
-        explain(exit_.__context__)
+        suggest(exit_.__context__)
         raise
 
 

@@ -50,7 +50,7 @@ from stc_lab.results.records import (
     write_text_atomically,
 )
 from stc_lab.results.summary import check_measured, summarize
-from stc_lab.token_maps.folder import TokenMaps, described
+from stc_lab.token_maps.drawing import TokenMaps, described
 from stc_lab.types import Stream
 
 Summary = dict[str, Any]

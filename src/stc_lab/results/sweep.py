@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stc_lab.failures import ERROR_FILE
+from stc_lab.config.errors import ERROR_FILE
 from stc_lab.results.axes import ACCURACY, COSTS, Cost, cost_of
 from stc_lab.results.records import (
     BASELINE_DIR,

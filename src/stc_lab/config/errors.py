@@ -1,4 +1,4 @@
-"""What happens when a run fails: one clear line, the traceback in ``error.json``, and a non-zero exit status.
+"""What a user reads when something goes wrong: one clear line, the traceback in ``error.json``, an exit status.
 
 A failed point of a multirun must not stop the others, so its error becomes a file; when all points are done
 :class:`ReportFailures` names them and ends the process with status 1.
@@ -6,7 +6,9 @@ A failed point of a multirun must not stop the others, so its error becomes a fi
 
 from __future__ import annotations
 
+import difflib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -15,8 +17,10 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 ERROR_FILE = "error.json"
+LIBRARIES = ("lightning", "pytorch_lightning", "transformers", "huggingface_hub", "httpx", "wandb", "torch", "fsspec")
 
 
 def wants_traceback() -> bool:
@@ -58,3 +62,38 @@ class ReportFailures(Callback):
         if failed:
             print(f"error: {len(failed)} of the runs in {sweep_dir} failed: {'; '.join(failed)}", file=sys.stderr)
             sys.exit(1)
+
+
+def suggest(error: BaseException | None) -> None:
+    """Name the valid settings when the error behind an exit is a setting that does not exist."""
+    while error is not None:
+        if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(error.parent_node, DictConfig):
+            where, _, key = str(error.full_key).rpartition(".")
+            print(valid_settings(where, key, error.parent_node), file=sys.stderr)
+            return
+        error = error.__cause__
+
+
+def valid_settings(where: str, key: str, parent: DictConfig) -> str:
+    """``Did you mean 'budget'? Valid settings of pruner: alpha, budget, ...``."""
+    choices = sorted(str(name) for name in parent if not str(name).startswith("_") and name != "hydra")
+    near = difflib.get_close_matches(key, choices, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Valid settings{f' of {where}' if where else ''}: {', '.join(choices)}."
+
+
+class OwnMessages(logging.Filter):
+    """Lets pass our records and the warnings and errors of others (tips and banners stay in the log file)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes to the terminal."""
+        is_library = record.name.split(".", 1)[0] in LIBRARIES
+        return not is_library or record.levelno >= logging.WARNING
+
+
+def quiet_transformers() -> None:
+    """Only errors and no loading bars of transformers, which sets up its own terminal output when imported."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
