@@ -152,14 +152,8 @@ def make_streamingbench_proactive(root: Path, with_videos: bool = True) -> dict[
 
 def make_mlvu(root: Path, with_videos: bool = True) -> dict[str, str]:
     for number, name in enumerate(MLVU_FILES):
-        entry = {
-            "video": f"m{number % 2}.mp4",
-            "duration": 6.0,
-            "question": "What floats?",
-            "candidates": ["a boat", "a stone", "a boat", "iron"],
-            "answer": "a boat",
-            "question_type": name,
-        }
+        entry = {"video": f"m{number % 2}.mp4", "duration": 6.0, "question": "What floats?",
+                 "candidates": ["a boat", "a stone", "a boat", "iron"], "answer": "a boat", "question_type": name}
         lost = {**entry, "answer": "a small boat"}
         write_json(root / f"{name}.json", [entry, lost] if name == "2_needle" else [entry])
     return _settings(root, [f"{name}/m{number % 2}.mp4" for number, name in enumerate(MLVU_FILES)], with_videos)

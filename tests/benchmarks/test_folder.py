@@ -105,14 +105,8 @@ def test_scoring(options: tuple[str, ...], gold: str, prediction: str, text: str
 
 def test_csv_files_say_the_same_as_json_lines(videos: Path) -> None:
     rows = [
-        {
-            "video": "b.mp4",
-            "time_s": 1.5,
-            "question": "what, if any?",
-            "options": ["x y", "z"],
-            "answer": "B",
-            "task": "t",
-        },
+        {"video": "b.mp4", "time_s": 1.5, "question": "what, if any?", "options": ["x y", "z"], "answer": "B",
+         "task": "t"},
         {"video": "a.MKV", "question": "end?"},
     ]
     lines = ["video,time_s,question,options,answer,task", 'b.mp4,1.5,"what, if any?",x y | z,B,t', "a.MKV,,end?,,,"]
