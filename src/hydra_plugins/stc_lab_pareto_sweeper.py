@@ -56,7 +56,7 @@ class ParetoSweeper(Sweeper):
             raise CompactHydraException(str(error)) from error
 
     def _search(self, arguments: list[str]) -> Any:
-        from stc_lab.search.driver import Search
+        from stc_lab.search import Search
 
         sweep_dir = Path(self.config.hydra.sweep.dir)
         sweep_dir.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from stc_lab.config import conf_dir, environment, print_config, save_config, validate
-from stc_lab.explain import explain
-from stc_lab.failures import clear_failure, record_failure, wants_traceback
+from stc_lab.config.errors import clear_failure, quiet_transformers, record_failure, suggest, wants_traceback
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
     except SystemExit as exit_:
-        explain(exit_.__context__)
+        suggest(exit_.__context__)
         raise
 
 
@@ -70,7 +69,6 @@ def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float 
 
         torch.set_num_threads(cfg.trainer.num_threads)
 
-    from stc_lab.log import quiet_transformers
     from stc_lab.predict.run import run_experiment
 
     quiet_transformers()
@@ -85,8 +83,11 @@ def provenance(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
 
     A run that refuses to go on in a folder with other settings thus leaves what it finds there as it is.
     """
+    from stc_lab.predict.trainer import exact_products
+
     is_new = not (run_dir / CONFIG_FILE).exists()
-    present = environment()
+    with exact_products(cfg.trainer.precision):  # as the streams will have it
+        present = environment()
     if is_new:
         _save(cfg, present, run_dir)
     yield

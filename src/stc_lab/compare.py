@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stc_lab.results.layout import CONFIG_FILE, DUPLICATE_FILE
-from stc_lab.results.records import RECORDS_FILE, write_text_atomically
-from stc_lab.results.summary_file import SUMMARY_FILE
+from stc_lab.results.records import (
+    CONFIG_FILE,
+    DUPLICATE_FILE,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    read_records,
+    short_names,
+    write_text_atomically,
+)
+from stc_lab.score import to_records
 from stc_lab.scoring.importers import benchmark_of, read_predictions
-from stc_lab.scoring.records import to_records
 from stc_lab.scoring.rules import RULES
 
 if TYPE_CHECKING:
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 USAGE = """\
 python -m stc_lab.compare RUN_A RUN_B [out=FILE.json] [seed=0] [benchmark=NAME] [model=KEY]
+python -m stc_lab.compare --encoding RUN_DIR [RUN_DIR ...]
 
 Compares two runs on the questions that both were asked: difference of RUN_B to RUN_A with its 95 % interval
 (videos are resampled), McNemar's test, and the verdict as a sentence. RUN_A and RUN_B are run folders, folders
@@ -31,6 +38,8 @@ that `python -m stc_lab.score` made, or published prediction files themselves.
   out=FILE.json    also write the result as JSON
   benchmark=NAME   what prediction files answer; only needed where their layout does not tell
   model=KEY        StreamingBench files with several models: the key of the answers
+
+With --encoding: what encoding a video once saves, one line per run folder.
 """
 
 
@@ -51,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(USAGE)
         return
     try:
-        paths, settings = parse(arguments)
-        _compare(paths, settings)
+        if "--encoding" in arguments:
+            _compare_encoding([text for text in arguments if text != "--encoding"])
+        else:
+            _compare(*parse(arguments))
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -78,11 +89,10 @@ def parse(arguments: Sequence[str]) -> tuple[list[Path], CompareSettings]:
 
 
 def _compare(paths: Sequence[Path], settings: CompareSettings) -> None:
+    from stc_lab.report.tables import print_comparison, result_console
     from stc_lab.results.comparison import compare_sides  # loads scipy, which a wrong command line need not wait for
-    from stc_lab.results.comparison_table import print_comparison
-    from stc_lab.results.terminal import result_console
 
-    names = short_names(*(path.resolve() for path in paths))
+    names = short_names(paths)
     first, second = (_side(path, name, settings) for path, name in zip(paths, names, strict=True))
     result = compare_sides(first, second, settings.seed)
     print_comparison(result_console(), result)
@@ -91,6 +101,19 @@ def _compare(paths: Sequence[Path], settings: CompareSettings) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(out, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
         print(f"written to {out}")
+
+
+def _compare_encoding(run_dirs: Sequence[str]) -> None:
+    """Print one line per run folder. Raises ``ValueError`` without any, and for a folder without records."""
+    from stc_lab.report.tables import print_encoding, result_console
+
+    if not run_dirs:
+        raise ValueError("no run folder given: python -m stc_lab.compare --encoding RUN_DIR [RUN_DIR ...]")
+    runs = {run_dir: read_records(Path(run_dir) / RECORDS_FILE) for run_dir in run_dirs}
+    for run_dir, records in runs.items():
+        if not records:
+            raise ValueError(f"{run_dir}: no {RECORDS_FILE} with questions in it")
+    print_encoding(result_console(), runs)
 
 
 def _side(path: Path, name: str, settings: CompareSettings) -> Side:
@@ -111,14 +134,6 @@ def _original(folder: Path) -> Path:
     """The folder itself, or the equal run of its multirun that was taken over."""
     file = folder / DUPLICATE_FILE
     return folder / json.loads(file.read_text(encoding="utf-8"))["run"] if file.is_file() else folder
-
-
-def short_names(first: Path, second: Path) -> tuple[str, str]:
-    """The shortest ends of two paths that tell them apart, at least their last parts."""
-    length = 1
-    while first.parts[-length:] == second.parts[-length:] and length < len(first.parts):
-        length += 1
-    return "/".join(first.parts[-length:]), "/".join(second.parts[-length:])
 
 
 if __name__ == "__main__":

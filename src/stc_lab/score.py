@@ -2,18 +2,159 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from stc_lab.config import conf_dir
-from stc_lab.explain import explain
-from stc_lab.results.terminal import result_console
-from stc_lab.scoring.score import score_predictions
-from stc_lab.scoring.settings import ScoreSettings
+from stc_lab.config.errors import suggest
+from stc_lab.report.tables import print_scores, result_console
+from stc_lab.results.records import CONFIG_FILE, IDENTITY_FILE, RECORDS_FILE, Record, write_records, write_summary
+from stc_lab.scoring.annotations import completed, expected_questions
+from stc_lab.scoring.importers import BENCHMARKS, read_predictions
+from stc_lab.scoring.importers.base import Imported, Prediction
+from stc_lab.scoring.marks import ABSENT, READER
+from stc_lab.scoring.rule import Rule
+from stc_lab.scoring.rules import RULES
+
+
+@dataclass
+class ScoreSettings:
+    """Which predictions are scored, and what is known about them."""
+
+    benchmark: str = MISSING
+    predictions: str = MISSING
+    annotations: str | None = None
+    model: str | None = None
+    unwrap_lists: bool = False
+    name: str | None = None
+    backbone: str | None = None
+    cacher: str | None = None
+    pruner: str | None = None
+    tokens_per_frame: int | None = None
+    paper: str | None = None
+    seed: int = 0
+    paths: Any = None
+
+
+def to_records(imported: Imported, rule: Rule, fingerprint: str) -> list[Record]:
+    """One record per prediction, in the order of the files.
+
+    ``correct`` is the verdict of the official rule; no text is wrong. ``prediction`` is our strict reading; where it
+    judges otherwise, ``details`` says so.
+    """
+    return [_to_record(prediction, rule, fingerprint) for prediction in imported.predictions]
+
+
+def _to_record(prediction: Prediction, rule: Rule, fingerprint: str) -> Record:
+    record = Record(
+        fingerprint=fingerprint,
+        stream_id=prediction.stream_id,
+        question_id=prediction.question_id,
+        task=prediction.task,
+        group=prediction.group,
+        time_s=prediction.time_s,
+        question=prediction.question,
+        options=list(prediction.options),
+        answer=prediction.answer,
+        status=_status(prediction),
+        reason=prediction.reason,
+        correct=False,
+        reader=READER,
+        meta=dict(prediction.meta),
+        details=dict(prediction.details),
+    )
+    if prediction.text is not None:
+        _judge(record, prediction.text, rule)
+    return record
+
+
+def _status(prediction: Prediction) -> str:
+    if prediction.meta.get(ABSENT):
+        return "failed"
+    return "unanswered" if prediction.text is None else "answered"
+
+
+def _judge(record: Record, text: str, rule: Rule) -> None:
+    record.text = text
+    record.prediction = rule.strict(record, text)
+    record.correct = rule.official(record, text, record.details)
+    strictly_right = rule.is_strictly_right(record, text, record.details)
+    if strictly_right != record.correct:
+        record.details["strictly_right"] = strictly_right
+
+
+UNKNOWN = "unknown"
+REQUIRED = {
+    "benchmark": f"one of {', '.join(BENCHMARKS)}",
+    "predictions": "the folder or file with the official predictions",
+}
+
+
+def check_required(cfg: DictConfig) -> None:
+    """Raise ``ValueError`` when a setting without a default is not given."""
+    for key, what in REQUIRED.items():
+        if OmegaConf.is_missing(cfg, key):
+            raise ValueError(f"{key}=...: missing; give {what}")
+
+
+def import_predictions(cfg: DictConfig) -> Imported:
+    """The predictions that the settings ask for. Raises ``ValueError`` naming the setting that is wrong."""
+    check_required(cfg)
+    path = Path(cfg.predictions).expanduser()
+    imported = read_predictions(cfg.benchmark, path, cfg.model, cfg.unwrap_lists)
+    if cfg.annotations is None:
+        return imported
+    return completed(imported, expected_questions(cfg.benchmark, cfg.annotations))
+
+
+def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Write ``records.jsonl``, ``summary.json`` and ``config.yaml`` into ``run_dir``; returns the summary.
+
+    Raises ``ValueError`` for mistakes in the settings, and when the folder is that of a run.
+    """
+    if (run_dir / IDENTITY_FILE).exists():
+        raise ValueError(f"hydra.run.dir={run_dir}: this is the folder of a run; choose another one")
+    imported = import_predictions(cfg)
+    from stc_lab.results.summary import summarize  # scipy takes a second, and mistakes should show before
+
+    records = to_records(imported, RULES[cfg.benchmark], _fingerprint(cfg, imported))
+    name = cfg.name or imported.name
+    summary = {
+        **summarize(records, cfg.tokens_per_frame, cfg.seed, cfg.benchmark),
+        "run": {
+            "backbone": cfg.backbone or name,
+            "cacher": cfg.cacher or UNKNOWN,
+            "pruner": cfg.pruner or UNKNOWN,
+            "dataset": cfg.benchmark,
+        },
+        "name": name,
+        "seed": cfg.seed,
+        "fingerprint": _fingerprint(cfg, imported),
+        "imported_from": [str(file.resolve()) for file in imported.files],
+        "notes": list(imported.notes),
+    }
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_records(run_dir / RECORDS_FILE, records)
+    write_summary(run_dir, summary)
+    return summary
+
+
+def _fingerprint(cfg: DictConfig, imported: Imported) -> str:
+    """SHA-256 over the predictions themselves and what decides how they are read."""
+    digest = hashlib.sha256(json.dumps([cfg.benchmark, cfg.model, cfg.unwrap_lists, cfg.annotations]).encode())
+    for file in imported.files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
 
 ConfigStore.instance().store(name="score_schema", node=ScoreSettings)
 
@@ -23,7 +164,7 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="score")(_run)()
     except SystemExit as exit_:
-        explain(exit_.__context__)
+        suggest(exit_.__context__)
         raise
 
 
@@ -31,8 +172,6 @@ def _run(cfg: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
         summary = score_predictions(cfg, run_dir)
-        from stc_lab.scoring.table import print_scores
-
         print_scores(result_console(), summary, cfg.paper)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error

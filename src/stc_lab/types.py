@@ -228,7 +228,7 @@ class FrameReport:
     ``num_source_frames``: video frames it stands for (2 where the tower takes pairs; the time is the last one's).
     ``commentary``: what the model said by itself once it had seen this frame.
     ``features`` [T, C]: those of the tower, where the session ``shows_features``. ``fidelity``: how like those of the
-    uncompressed tower they are (see ``stc_lab.measure.fidelity``), where that is measured.
+    uncompressed tower they are (see ``stc_lab.predict.fidelity``), where that is measured.
     """
 
     timestamp_s: float
@@ -262,7 +262,7 @@ class Answer:
     ``prediction`` is what the answer reader made of ``text`` (a letter for multiple choice), ``None`` when
     it could not be read. ``ttft_ms`` runs from the call of ``ask`` to the first token. ``chat_template``: whether
     the prompt was put into the model's chat template. ``first_logits`` [V]: those from which the first token of the
-    answer is taken. ``fidelity``: how like the uncompressed answer it is (see ``stc_lab.measure.fidelity``), where that
+    answer is taken. ``fidelity``: how like the uncompressed answer it is (see ``stc_lab.predict.fidelity``), where that
     is measured. ``tokens_read``: visual tokens that the question read, on average over layers, and in the layer that
     read most of them.
     """

@@ -20,11 +20,9 @@ from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.cachers.tome import ToMeCacher
-from stc_lab.measure.fidelity import feature_fidelity
+from stc_lab.predict.fidelity import FidelitySession, feature_fidelity
 from stc_lab.predict.recorder import Recorder
-from stc_lab.predict.shadowed import Shadowed
-from stc_lab.predict.stream_run import run_stream
-from stc_lab.predict.tasks import StreamTask
+from stc_lab.predict.stream import StreamTask, run_stream
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.random import RandomPruner
 from stc_lab.pruners.stc import STCPruner
@@ -42,8 +40,8 @@ METHODS = {
 }
 
 
-def shadowed(backbone: Backbone, cacher, pruner, **aside) -> Shadowed:
-    return Shadowed(backbone.open(cacher, pruner), backbone.open(NoCacher(), NoPruner()), **aside)
+def shadowed(backbone: Backbone, cacher, pruner, **aside) -> FidelitySession:
+    return FidelitySession(backbone.open(cacher, pruner), backbone.open(NoCacher(), NoPruner()), **aside)
 
 
 def run(session, video: Frames, question: Question) -> tuple[list[FrameReport], list[Answer]]:
@@ -99,9 +97,7 @@ def test_uncompressed_is_exactly_itself(any_backbone: Backbone, video: Frames, q
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_changes_nothing_and_sees_what_is_lost(
-    name: str, backbone: ReKV, video: Frames, question: Question
-) -> None:
+def test_it_changes_nothing_and_sees_what_is_lost(name: str, backbone: ReKV, video: Frames, question: Question) -> None:
     cacher, pruner = METHODS[name]
     alone = run(backbone.open(cacher, pruner), video, question)
     measured = run(shadowed(backbone, cacher, pruner), video, question)
@@ -139,7 +135,7 @@ def test_the_reference_runs_aside_and_only_the_reference(backbone: ReKV, video: 
         calls.append(f"{measured.num_frames - before[0]}{reference.num_frames - before[1]}")
 
     measured, reference = backbone.open(*METHODS["window"]), backbone.open(NoCacher(), NoPruner())
-    session = Shadowed(measured, reference, aside)
+    session = FidelitySession(measured, reference, aside)
     session.push(video[:3], [0.0, 1.0, 2.0])
     session.ask(question)
     assert calls == ["03", "00"]
@@ -202,7 +198,7 @@ def test_what_is_left_out_is_no_wall_time(monkeypatch: pytest.MonkeyPatch, backb
     monkeypatch.setattr("stc_lab.predict.recorder.time.perf_counter", lambda: now)
     recorder = Recorder("f", FolderBenchmark("."), "cpu")
     now = 2.0
-    with recorder.left_out():
+    with recorder.exclude():
         now = 50.0
     now = 51.0
     assert math.isclose(recorder._finish_lap(), 3.0)

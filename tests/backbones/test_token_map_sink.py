@@ -24,7 +24,7 @@ from stc_lab.pruners.recent import RecentPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.pruners.visionzip import VisionZipPruner
 from stc_lab.token_maps import Collector
-from stc_lab.token_maps.cells import Fate
+from stc_lab.token_maps.collector import Fate
 from stc_lab.types import Question
 
 METHODS = {

@@ -19,6 +19,7 @@ from stc_lab.bench.measure import Bench
 from stc_lab.bench.prefill import prefill_rows
 from stc_lab.bench.products import is_product, split_ms
 from stc_lab.bench.rows import Row, saved_shares
+from stc_lab.bench.settings import torch_dtype
 from stc_lab.bench.sizes import SIZES, Size, random_decoder
 from stc_lab.bench.table import as_table
 from stc_lab.bench.towers import TowerSize
@@ -201,6 +202,13 @@ def prefill_row(overhead_share):
         compressed_ms=60.0, saved=0.4, saved_quartiles=(0.3, 0.5), bound=0.6, num_pairs=3, num_frames=3,
         overhead_ms=2.0, overhead_share=overhead_share, tokens=(196, 64),
     )  # fmt: skip
+
+
+def test_type_of_the_weights_goes_by_the_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [torch_dtype(None, device) for device in (cpu, cuda)] == [torch.float32, torch.bfloat16]
+    assert torch_dtype("float16", cpu) == torch.float16
+    assert settings().dtype is None
 
 
 def shown(row):

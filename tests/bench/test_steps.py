@@ -62,6 +62,17 @@ def settings(*overrides: str):
         return compose("bench", [*small, *quick, *overrides])
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_weights_are_frozen_as_those_of_loaded_models_are(name):
+    """Weights that want gradients take other products than frozen ones."""
+    size = TINY[name]
+    towers = [part.tower for part in size.tower.slices(None, CPU, torch.float32)]
+    decoder = random_decoder(size.text, 1, CPU, torch.float32, size.text_kind)
+    models = [decoder._model, *(tower._visual if hasattr(tower, "_visual") else tower._root for tower in towers)]
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    assert parameters and not any(parameter.requires_grad for parameter in parameters)
+
+
 def test_every_backbone_has_rows(tiny, tmp_path, capsys):
     units, tokens = {}, {}
     for name in TINY:

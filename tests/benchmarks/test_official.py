@@ -20,7 +20,7 @@ from stc_lab.benchmarks.streamingbench_files import seconds
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.benchmarks.streamingbench_sqa import StreamingBenchSQA
 from stc_lab.benchmarks.videomme import VideoMME
-from stc_lab.predict.tasks import check_unique_ids
+from stc_lab.predict.resume import check_unique_ids
 from stc_lab.types import Answer, Question, Stream
 
 KINDS = (OVOBench, StreamingBench, StreamingBenchSQA, StreamingBenchProactive, MLVU, EgoSchema, VideoMME)

@@ -17,10 +17,9 @@ from stc_lab.benchmarks import Benchmark
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.config import build, conf_dir, validate
-from stc_lab.predict.point import Point
 from stc_lab.predict.recorder import Recorder
-from stc_lab.predict.stream_run import run_stream
-from stc_lab.predict.tasks import StreamTask
+from stc_lab.predict.run import Point
+from stc_lab.predict.stream import StreamTask, run_stream
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.results.records import RECORDS_FILE, Record, answer_view, read_records
 from stc_lab.types import Stream

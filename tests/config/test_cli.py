@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from stc_lab.cli import objective
@@ -38,6 +39,8 @@ def test_a_run_leaves_settings_and_environment(stc_lab, tmp_path):
     assert saved.paths.run_dir == str(tmp_path / "run")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["command"].endswith("pruner.budget=8 hydra.run.dir=run")
+    assert environment["torch"]["tf32"] == {"matmul": False, "cudnn": False}
+    assert torch.backends.cudnn.allow_tf32
     assert (tmp_path / "run" / ".hydra" / "overrides.yaml").is_file()
 
 

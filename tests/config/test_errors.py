@@ -10,8 +10,8 @@ import pytest
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from stc_lab.config import validate
+from stc_lab.config.errors import suggest
 from stc_lab.config.help import GROUPS
-from stc_lab.explain import explain
 
 MISTAKES = {
     "budget of zero": (["pruner.budget=0"], ["pruner.budget=0", "1"]),
@@ -102,13 +102,13 @@ def test_wrong_type_of_a_typed_setting(settings, override):
 def test_unknown_setting_is_explained(settings, capsys, override, hint):
     with pytest.raises(ConfigCompositionException) as caught:
         settings(override)
-    explain(caught.value)
+    suggest(caught.value)
     assert hint in capsys.readouterr().err
 
 
 def test_other_errors_need_no_explanation(capsys):
-    explain(None)
-    explain(ValueError("something else"))
+    suggest(None)
+    suggest(ValueError("something else"))
     assert capsys.readouterr().err == ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stc_lab.config import build
-from stc_lab.loggers import wandb_mode
+from stc_lab.report.tracking import wandb_mode
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from stc_lab.config.signatures import check_arguments, describe, fits
+from stc_lab.config.build import check_arguments, describe, fits
 
 
 def example(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.predict import devices
-from stc_lab.predict.devices import alone_with, claim, own_device
+from stc_lab.predict import resume
+from stc_lab.predict.resume import alone_with, claim, own_device
 
 
 def test_each_point_gets_a_free_device(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_each_point_gets_a_free_device(tmp_path: Path) -> None:
 
 
 def test_with_more_workers_than_devices_the_last_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(resume, "SECONDS_BETWEEN_TRIES", 0.01)
     _, held = claim(tmp_path, ["gpu0"], first=0)
     got = []
     worker = threading.Thread(target=lambda: got.append(claim(tmp_path, ["gpu0"], first=0)))
@@ -40,9 +40,9 @@ def test_with_more_workers_than_devices_the_last_one_waits(tmp_path: Path, monke
 
 
 def test_job_number_chooses_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(devices, "_device_name", lambda index: f"gpu{index}")
-    monkeypatch.setattr(devices, "_job_num", lambda: 6)
+    monkeypatch.setattr(resume.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(resume, "_device_name", lambda index: f"gpu{index}")
+    monkeypatch.setattr(resume, "_job_num", lambda: 6)
     with own_device("cuda", tmp_path) as first, own_device("cuda", tmp_path) as second:
         assert (first, second) == (2, 3)
     with own_device("cuda", tmp_path) as again:

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from stc_lab.predict import run
-from stc_lab.results.pareto import read_sweep
+from stc_lab.results.sweep import read_sweep
 
 NONE = {"_target_": "stc_lab.pruners.none.NoPruner", "name": "none"}
 

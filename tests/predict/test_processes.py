@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.predict.run import run_experiment
-from stc_lab.predict.termination import EXIT_STATUS
+from stc_lab.predict.trainer import EXIT_STATUS
 from stc_lab.results.records import RECORDS_FILE, answer_view, read_records
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stc_lab.predict.progress import BarDisplay, Counts, LineDisplay
-from stc_lab.predict.tasks import StreamTask
+from stc_lab.predict.stream import StreamTask
 from stc_lab.types import Question, Stream
 
 

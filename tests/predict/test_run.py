@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from fake_backbone import FakeSession
 from omegaconf import DictConfig
 
 from stc_lab.predict.run import RunHadErrors, run_experiment
@@ -52,6 +54,25 @@ def test_every_question_has_a_record_and_the_summary_adds_up(make_cfg: MakeCfg, 
     assert summary["encoding"] == {"num_frames": 50, "num_frames_anew": 5 * (3 + 6 + 10), "ratio": 1.9}
     assert summary["prompt"] == {"style": "backbone", "chat_template": True}
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(("precision", "is_allowed"), [("32-true", False), ("bf16-true", True)])
+def test_32_bits_are_32_bits_while_streams_run(
+    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, is_allowed: bool
+) -> None:
+    """Convolutions may take TF32 by torch's default, and may again afterwards."""
+    seen, push = set(), FakeSession.push
+
+    def watched(self, *args):
+        seen.add(torch.backends.cudnn.allow_tf32)
+        return push(self, *args)
+
+    monkeypatch.setattr(FakeSession, "push", watched)
+    cfg = make_cfg()
+    cfg.trainer.precision = precision
+    run_experiment(cfg, tmp_path / "run")
+    assert seen == {is_allowed}
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_results_do_not_depend_on_which_streams_are_run_together(make_cfg: MakeCfg, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.predict.data import StreamDataModule
-from stc_lab.predict.tasks import StreamTask, check_unique_ids, estimated_num_frames, pending_tasks
+from stc_lab.predict.loop import StreamDataModule
+from stc_lab.predict.progress import estimated_num_frames
+from stc_lab.predict.resume import check_unique_ids, pending_tasks
+from stc_lab.predict.stream import StreamTask
 from stc_lab.types import Polling, Question, Stream
 
 

@@ -21,9 +21,7 @@ def files_of(run_dir: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (run_dir / "token_maps").glob("*")}
 
 
-def test_none_are_made_unless_asked_for(
-    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_none_are_made_unless_asked_for(make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeSession, "show_to", lambda self, sink: pytest.fail("a session was watched"))
     run_experiment(make_cfg(), tmp_path / "run")
     assert not (tmp_path / "run" / "token_maps").exists()

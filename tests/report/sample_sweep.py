@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from stc_lab.predict.identity import claim_run_folder
-from stc_lab.results.records import RECORDS_FILE, Record, write_records
-from stc_lab.results.summary import summarize, write_summary
+from stc_lab.predict.resume import claim_run_folder
+from stc_lab.results.records import RECORDS_FILE, Record, write_records, write_summary
+from stc_lab.results.summary import summarize
 
 TASKS = ("shape", "color", "<b>odd</b>")
 FULL_TOKENS = 196

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stc_lab.report.markdown import HEAD, write_markdown
-from stc_lab.report.paired import AUTO, paired_section
-from stc_lab.results.pareto import read_sweep
+from stc_lab.report.sections import AUTO, HEAD, paired_section, write_markdown
+from stc_lab.results.sweep import read_sweep
 
 
 def table(path: Path) -> list[list[str]]:

@@ -10,13 +10,9 @@ import pytest
 from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
-from stc_lab.report.baselines import missing_baselines
-from stc_lab.report.page import render
-from stc_lab.report.paired import AUTO, paired_section
-from stc_lab.report.pictures import token_maps
-from stc_lab.report.provenance import command_of
-from stc_lab.results.pareto import read_sweep
-from stc_lab.results.runs import find_runs
+from stc_lab.report.page import command_of, render, token_maps
+from stc_lab.report.sections import AUTO, missing_baselines, paired_section
+from stc_lab.results.sweep import find_runs, read_sweep
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import pytest
 from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
-from stc_lab.paper import paper_rows
-from stc_lab.report.app import as_overrides, report
-from stc_lab.report.paired import RANDOM, UNCOMPRESSED, paired_section
-from stc_lab.report.paper import paper_table
-from stc_lab.results.pareto import read_sweep
+from stc_lab.report.__main__ import as_overrides, report
+from stc_lab.report.paper import paper_rows
+from stc_lab.report.sections import RANDOM, UNCOMPRESSED, paired_section, paper_table
+from stc_lab.results.sweep import read_sweep
 
 
 def test_differences_are_this_run_minus_the_other(sweep_dir: Path) -> None:

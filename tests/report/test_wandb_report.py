@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("wandb_workspaces")
 
-from stc_lab.report.wandb_report import COSTS as AXES
-from stc_lab.report.wandb_report import KNOBS, SPEC_FILE, publish
+from stc_lab.report.tracking import COST_AXES as AXES
+from stc_lab.report.tracking import KNOBS, SPEC_FILE, publish
 from stc_lab.results.axes import COSTS
 
 
@@ -41,7 +41,7 @@ def test_offline_report_is_described_with_the_frontier_first(tmp_path: Path) -> 
 def test_every_cost_has_an_axis_that_runs_log() -> None:
     from omegaconf import OmegaConf
 
-    from stc_lab.results.wandb_run import axis_scalars
+    from stc_lab.report.tracking import axis_scalars
 
     assert set(AXES) == set(COSTS)
     summary = {"accuracy": 0.5, "frame_ms": {"mean": 1.0}, "ttft_ms": {"median": 1.0}, "kv_bytes": {"device": 8},
@@ -53,7 +53,7 @@ def test_knobs_are_summary_scalars_of_runs() -> None:
     from hydra import compose, initialize_config_dir
 
     from stc_lab.config import conf_dir
-    from stc_lab.results.wandb_run import knob_scalars
+    from stc_lab.report.tracking import knob_scalars
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides=["pruner.budget=16"])

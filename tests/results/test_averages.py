@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stc_lab.results.averages import Average, Cells, interval
-from stc_lab.results.statistics import confidence_interval
+from stc_lab.results.statistics import Average, Cells, confidence_interval
 
 GROUPS = {"past": ("a", "b"), "now": ("c",)}
 HITS, SIZES, TASKS = np.array([1.0, 8.0, 3.0]), np.array([2.0, 10.0, 3.0]), ("a", "b", "c")
@@ -42,7 +41,7 @@ def made(num_streams: int, seed: int = 0) -> tuple[np.ndarray, list[str], list[s
 
 def test_interval_of_the_plain_average_is_that_of_plain_accuracy() -> None:
     correct, streams, tasks = made(60)
-    (low, high), method = interval(Cells.of(correct, streams, tasks), Average())
+    (low, high), method = Cells.of(correct, streams, tasks).interval(Average())
     (expected_low, expected_high), _ = confidence_interval(correct, streams)
     assert method == "stream_bootstrap"
     assert (low, high) == pytest.approx((expected_low, expected_high), abs=0.01)
@@ -52,7 +51,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     average, inside = Average("groups", GROUPS), 0
     for seed in range(60):
         correct, streams, tasks = made(40, seed)
-        (low, high), _ = interval(Cells.of(correct, streams, tasks), average, seed)
+        (low, high), _ = Cells.of(correct, streams, tasks).interval(average, seed)
         inside += low <= 0.5 <= high
     assert 51 <= inside <= 60
 
@@ -70,7 +69,7 @@ def test_interval_is_reproducible_and_wider_when_answers_hang_together() -> None
 @pytest.mark.parametrize("num_streams", [1, 3])
 def test_few_streams_fall_back_to_the_wilson_interval(num_streams: int) -> None:
     correct, streams, tasks = made(num_streams)
-    (low, high), method = interval(Cells.of(correct, streams, tasks), Average("tasks"))
+    (low, high), method = Cells.of(correct, streams, tasks).interval(Average("tasks"))
     assert method == ("wilson" if num_streams == 1 else "stream_bootstrap_and_wilson")
     assert 0 <= low <= correct.mean() <= high <= 1 and high - low > 0.2
 
@@ -78,5 +77,5 @@ def test_few_streams_fall_back_to_the_wilson_interval(num_streams: int) -> None:
 def test_a_task_of_few_streams_does_not_spoil_the_resampling() -> None:
     correct, streams, tasks = made(12)
     tasks[:6] = ["rare"] * 6  # most resamples lack this stream at least once in a while
-    (low, high), _ = interval(Cells.of(correct, streams, tasks), Average("tasks"))
+    (low, high), _ = Cells.of(correct, streams, tasks).interval(Average("tasks"))
     assert np.isfinite([low, high]).all() and low < high

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stc_lab.results.fidelity import check_measured, fidelity_summary
+from stc_lab.report.tables import _fidelity_rows
 from stc_lab.results.records import Record
-from stc_lab.results.table import _fidelity_rows
+from stc_lab.results.summary import check_measured, fidelity_summary
 
 
 def record(stream: int, cosines: list[float], kl: float = 0.0, agrees: bool = True, number: int = 0) -> Record:

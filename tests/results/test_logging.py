@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from stc_lab import loggers
 from stc_lab.config import conf_dir
-from stc_lab.results.logging import result_logger, scalars
+from stc_lab.report import tracking
+from stc_lab.report.tracking import result_logger, scalars
 from stc_lab.results.records import RECORDS_FILE, Record, write_records
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,7 +44,7 @@ def settings() -> Callable[..., DictConfig]:
 
 
 def make_cfg(name: str, folder: Path, **settings) -> DictConfig:
-    target = {"csv": "stc_lab.loggers.csv_logger", "wandb": "stc_lab.loggers.wandb_logger"}[name]
+    target = {"csv": "stc_lab.report.tracking.csv_logger", "wandb": "stc_lab.report.tracking.wandb_logger"}[name]
     node = {"_target_": target, "name": name, "save_dir": str(folder), **settings}
     return OmegaConf.create({"seed": 3, "logger": node})
 
@@ -119,7 +119,7 @@ def test_wandb_offline_holds_everything_and_ends_with_the_right_exit_code(
 def test_a_server_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Callable[..., DictConfig]
 ) -> None:
-    monkeypatch.setattr(loggers, "LONGEST_START_S", 3.0)
+    monkeypatch.setattr(tracking, "LONGEST_START_S", 3.0)
     for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_SILENT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stc_lab.compare import main, parse, short_names
-from stc_lab.results.comparison import Side, compare_sides, read_side
-from stc_lab.results.paired import compare, in_words, mcnemar, shared_pairs
-from stc_lab.results.records import RECORDS_FILE, Record, write_records
+from stc_lab.compare import main, parse
+from stc_lab.results.comparison import Side, compare, compare_sides, in_words, mcnemar, read_side, shared_pairs
+from stc_lab.results.records import RECORDS_FILE, Record, short_names, write_records
 
 BASE = Record(
     fingerprint="f", stream_id="s0", question_id="q0", task="now", group="", time_s=1.0, question="?",
@@ -168,5 +167,5 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
 
 def test_settings_and_names() -> None:
     assert parse([".", "..", "seed=3"])[1].seed == 3
-    assert short_names(Path("/x/a/run"), Path("/x/b/run")) == ("a/run", "b/run")
-    assert short_names(Path("/x/a"), Path("/x/b")) == ("a", "b")
+    assert short_names([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
+    assert short_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]

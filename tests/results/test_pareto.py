@@ -11,11 +11,9 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from stc_lab.config.schema import ReportSettings
+from stc_lab.report.frontier import make_frontier
 from stc_lab.results.axes import COSTS
-from stc_lab.results.frontier import make_frontier
-from stc_lab.results.hypervolume import hypervolume, hypervolumes
-from stc_lab.results.labels import line_labels
-from stc_lab.results.pareto import TIMING_COLUMNS, non_dominated, read_sweep
+from stc_lab.results.sweep import TIMING_COLUMNS, hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
 
 NO_PAGE = ReportSettings(page=False)  # the page has tests of its own
 

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.results.records import RECORDS_FILE, Record, answer_view, drop_torn_line, read_records, write_records
-from stc_lab.results.shards import collect_records, shard_path
+from stc_lab.results.records import (
+    RECORDS_FILE,
+    Record,
+    answer_view,
+    collect_records,
+    drop_torn_line,
+    read_records,
+    shard_path,
+    write_records,
+)
 
 
 def make_record(question_id: str = "q0", stream_id: str = "s0", **changes) -> Record:

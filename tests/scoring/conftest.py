@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.results import averages
+from stc_lab.results import statistics
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,4 +15,4 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are rough here; that they are right is tested with the statistics."""
-    monkeypatch.setattr(averages, "NUM_RESAMPLES", 199)
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 199)

@@ -12,14 +12,10 @@ import pytest
 from made_predictions import ovo_choice, ovo_sections, streaming_question, write_ovo, write_streaming
 from omegaconf import DictConfig, OmegaConf
 
-from stc_lab.results.pareto import as_sweep
-from stc_lab.results.rebuild import rebuilt
-from stc_lab.results.records import RECORDS_FILE, read_records
-from stc_lab.results.runs import find_runs
-from stc_lab.results.summary_file import read_summary
+from stc_lab.results.records import RECORDS_FILE, read_records, read_summary
+from stc_lab.results.sweep import as_sweep, find_runs, rebuilt
+from stc_lab.score import ScoreSettings, score_predictions
 from stc_lab.scoring.importers import read_predictions
-from stc_lab.scoring.score import score_predictions
-from stc_lab.scoring.settings import ScoreSettings
 
 
 def settings(**values: Any) -> DictConfig:
@@ -194,6 +190,6 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
 
 def test_scoring_needs_neither_torch_nor_transformers() -> None:
     code = "import sys, stc_lab.score, stc_lab.compare, stc_lab.results.comparison, stc_lab.results.summary; "
-    code += "import stc_lab.scoring.table, stc_lab.benchmarks.ovobench, stc_lab.benchmarks.streamingbench; "
+    code += "import stc_lab.report.tables, stc_lab.benchmarks.ovobench, stc_lab.benchmarks.streamingbench; "
     code += "sys.exit(bool({'torch', 'transformers', 'lightning'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

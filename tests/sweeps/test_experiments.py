@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.config import conf_dir, validate
 from stc_lab.config.build import settings_of, target_of
-from stc_lab.paper import paper_rows
+from stc_lab.report.paper import paper_rows
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 ROWS = sorted(path.stem for path in (conf_dir() / "row").glob("*.yaml"))

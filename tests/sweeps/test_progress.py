@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lab.results.sweep_progress import num_done, progress_line
+from stc_lab.report.callbacks import num_done, progress_line
 
 
 def test_line() -> None:

@@ -11,9 +11,13 @@ from omegaconf import OmegaConf
 
 optuna = pytest.importorskip("optuna")
 
-from stc_lab.search.driver import Search  # noqa: E402
-from stc_lab.search.space import job_overrides, search_space  # noqa: E402
-from stc_lab.search.study import open_study, solutions  # noqa: E402
+from stc_lab.search import (  # noqa: E402
+    Search,
+    job_overrides,
+    open_study,
+    search_space,
+    solutions,
+)
 
 SPACE = ["x=range(0,6)", "y=a,b", "seed=3"]
 

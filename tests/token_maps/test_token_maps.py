@@ -12,12 +12,20 @@ from PIL import Image
 from stc_lab.cachers.base import FrameTrace
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.uniform import UniformPruner
-from stc_lab.token_maps.cells import Fate, TokenCells, TokenFacts, TowerCells, token_cells, tower_cells
-from stc_lab.token_maps.collector import FrameMap
-from stc_lab.token_maps.folder import described, file_stem
-from stc_lab.token_maps.legend import token_caption, token_legend, tower_caption, tower_legend
-from stc_lab.token_maps.panels import token_panel, tower_panel
-from stc_lab.token_maps.sheet import COLUMNS, film, strip
+from stc_lab.token_maps.collector import Fate, FrameMap, TokenCells, TokenFacts, TowerCells, token_cells, tower_cells
+from stc_lab.token_maps.drawing import (
+    COLUMNS,
+    described,
+    file_stem,
+    film,
+    strip,
+    token_caption,
+    token_legend,
+    token_panel,
+    tower_caption,
+    tower_legend,
+    tower_panel,
+)
 
 TOWER = SimpleNamespace(grid=(2, 3), num_tokens=7, on_grid=lambda values: values[:, 1:])  # with a class token
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8))

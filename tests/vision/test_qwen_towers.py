@@ -70,6 +70,21 @@ def test_uncached_equals_the_model_bit_for_bit(visual, grid):
         assert torch.equal(tower.merge(features).flatten(0, 1), expected)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2.5"])
+@torch.no_grad()
+def test_projections_of_a_frozen_layer_are_single_products(kind):
+    """Over rows that do not lie side by side, a linear layer without gradients is one small product per group."""
+    tower = QwenTower(make_visual(kind).requires_grad_(False), (10, 12))
+    block, x = tower.blocks[0], tower.embed(make_pixels((10, 12)))
+    normed = block.norm1(x)
+    steps = {"norm1": x, "query": normed, "key": normed, "value": normed, "project": normed, "mlp": normed}
+    for name, given in steps.items():
+        for some in (given, given[:, 3:9]):
+            with torch.profiler.profile() as profile:
+                getattr(block, name)(some)
+            assert "aten::bmm" not in {event.key for event in profile.key_averages()}, name
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_recomputing_all_changes_nothing(visual, grid):
     """Steps of a block on all groups, against the fused whole: other products, the same function."""

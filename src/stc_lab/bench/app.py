@@ -43,21 +43,27 @@ def measure(cfg: DictConfig, run_dir: Path) -> list[Row]:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     with Console(stderr=True).status("starting") as status:
         rows = bench.rows(status.update)
-    console.print(as_table(rows, device_name(bench.device)))
-    save(rows, cfg, run_dir)
+    console.print(as_table(rows, f"{device_name(bench.device)}, {dtype_name(bench.dtype)}"))
+    save(rows, cfg, run_dir, bench.dtype)
     console.print(f"written to {run_dir / 'bench.json'}")
     return rows
 
 
-def save(rows: Sequence[Row], cfg: DictConfig, run_dir: Path) -> None:
-    """Rows with the settings and the environment they were measured in."""
+def save(rows: Sequence[Row], cfg: DictConfig, run_dir: Path, dtype: torch.dtype) -> None:
+    """Rows with the settings, the type of the weights and the environment they were measured in."""
     run_dir.mkdir(parents=True, exist_ok=True)
     result = {
         "settings": OmegaConf.to_container(cfg, resolve=True),
+        "dtype": dtype_name(dtype),
         "environment": environment(),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     (run_dir / "bench.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` and the like, as the setting spells it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:

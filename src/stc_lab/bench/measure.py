@@ -14,7 +14,7 @@ from stc_lab.bench.discover import other_methods
 from stc_lab.bench.prefill import prefill_rows
 from stc_lab.bench.probing import Probed, probe
 from stc_lab.bench.rows import Row
-from stc_lab.bench.settings import chosen, torch_device, validate
+from stc_lab.bench.settings import chosen, torch_device, torch_dtype, validate
 from stc_lab.bench.sizes import BACKBONES, SIZES, Size, random_decoder
 from stc_lab.bench.steps.backbones import StepBench
 from stc_lab.bench.towers import TowerSize
@@ -31,7 +31,8 @@ class Bench:
         self._backbones = chosen("backbones", cfg.backbones, (REKV, *BACKBONES))
         validate(cfg, tuple(SIZES))
         self._cfg = cfg
-        self.device, self._dtype = torch_device(cfg.device), getattr(torch, cfg.dtype)
+        self.device = torch_device(cfg.device)
+        self.dtype = torch_dtype(cfg.dtype, self.device)
         self._cachers = _methods("cacher", cfg.vision, cfg.vision.cachers, cfg)
         self._pruners = _methods("pruner", cfg.prefill, cfg.prefill.pruners, cfg, budget=cfg.prefill.budget)
         for pruner in self._pruners.values():
@@ -70,7 +71,7 @@ class Bench:
         settings = self._cfg.vision
         torch.manual_seed(self._cfg.seed)
         return vision_rows(
-            tower.slices(settings.num_layers, self.device, self._dtype),
+            tower.slices(settings.num_layers, self.device, self.dtype),
             self._cachers,
             device=self.device,
             sizes=sizes,
@@ -85,7 +86,7 @@ class Bench:
         if not needs:
             return {}
         torch.manual_seed(self._cfg.seed)
-        (part,) = size.tower.slices(1, self.device, self._dtype)
+        (part,) = size.tower.slices(1, self.device, self.dtype)
         side = isqrt(self._cfg.prefill.tokens_per_frame)
         return {name: probe(part.tower, what, (side, side), self.device) for name, what in needs.items()}
 
@@ -93,7 +94,7 @@ class Bench:
         settings, size = self._cfg.prefill, SIZES[name]
         torch.manual_seed(self._cfg.seed)
         return prefill_rows(
-            random_decoder(size.text, settings.num_layers, self.device, self._dtype),
+            random_decoder(size.text, settings.num_layers, self.device, self.dtype),
             self._pruners,
             probed=self._probe_ms(size),
             sizes=name,
@@ -111,9 +112,7 @@ class Bench:
         listed = {label: self._pruners[label] for label in prefill.pruners}
         pruners = {label: replace(pruner, budget=None, keep_ratio=share) for label, pruner in listed.items()}
         torch.manual_seed(self._cfg.seed)
-        bench = StepBench(
-            self.device, self._dtype, prefill.num_layers, steps.repeats, steps.stream_s, self._cfg.limit_s
-        )
+        bench = StepBench(self.device, self.dtype, prefill.num_layers, steps.repeats, steps.stream_s, self._cfg.limit_s)
         return bench.rows(name, BACKBONES[name], pruners)
 
 

@@ -49,7 +49,7 @@ class BenchSettings:
 
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str | None = None
     num_threads: int | None = None
     backbones: Any = "rekv"
     sizes: list[str] = field(default_factory=list)
@@ -63,7 +63,6 @@ class BenchSettings:
 def validate(cfg: DictConfig, sizes: tuple[str, ...]) -> None:
     """Raise ``ValueError`` naming the setting, its value and what is valid."""
     _one_of("device", [cfg.device], DEVICES)
-    _one_of("dtype", [cfg.dtype], DTYPES)
     _one_of("sizes", cfg.sizes, sizes)
     counts = {"num_threads": cfg.num_threads, "limit_s": cfg.limit_s}
     for part in ("vision", "prefill", "steps"):
@@ -85,6 +84,17 @@ def torch_device(name: str) -> torch.device:
     if name in available and not available[name]():
         raise ValueError(f"device={name}: not available on this machine; use cpu or auto")
     return torch.device(name)
+
+
+def torch_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The type of the weights that is meant; ``None``: the one that models are run in on such a device.
+
+    Raises ``ValueError`` for another name.
+    """
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    _one_of("dtype", [name], DTYPES)
+    return getattr(torch, name)
 
 
 def _one_of(name: str, values: list[str], choices: tuple[str, ...]) -> None:

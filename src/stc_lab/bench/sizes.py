@@ -111,7 +111,9 @@ def random_decoder(
     common = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None, "max_position_embeddings": 32768}
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}
     config = config_class(**common, **(rope | shortened(text, num_layers)))
-    return TextDecoder(model_class(config).eval().to(device, dtype), nn.Identity())
+    # Frozen, as loaded models are: products with weights that want gradients are run otherwise.
+    model = model_class(config).eval().requires_grad_(False)
+    return TextDecoder(model.to(device, dtype), nn.Identity())
 
 
 def shortened(shape: dict[str, Any], num_layers: int | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class TowerSize:
         return self.shape | {key: num_layers}
 
     def _slice(self, shape: dict[str, Any], full_layers: int, device: torch.device, dtype: torch.dtype) -> Slice:
-        model = MODELS[self.kind](shape).eval().to(device, dtype)
+        model = MODELS[self.kind](shape).eval().requires_grad_(False).to(device, dtype)
         return Slice(self._tower(model), full_layers)
 
     def _tower(self, model: nn.Module) -> VisionTower:

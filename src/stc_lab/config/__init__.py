@@ -5,11 +5,10 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 
 from stc_lab.config import resolvers
-from stc_lab.config.build import build
-from stc_lab.config.canonical import canonical, resolved_accelerator
-from stc_lab.config.display import print_config, resolved, save_config
+from stc_lab.config.build import build, canonical, resolved_accelerator
 from stc_lab.config.environment import environment
-from stc_lab.config.location import conf_dir
+from stc_lab.config.help import print_config, resolved, save_config
+from stc_lab.config.resolvers import conf_dir
 from stc_lab.config.schema import Config
 from stc_lab.config.validate import validate
 

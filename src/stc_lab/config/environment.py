@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_lab import __version__
-from stc_lab.config.location import checkout
+from stc_lab.config.resolvers import checkout
 
 PACKAGES = (
     "torch",

@@ -1,4 +1,4 @@
-"""Interpolations used in ``conf/``: ``${stc.selection:...}`` and others."""
+"""Where ``conf/`` lies, and the interpolations used in it: ``${stc.selection:...}`` and others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST_FOLDER_NAME = 120
 LEADING_GROUPS = ("backbone", "cacher", "pruner")
+
+
+def checkout() -> Path | None:
+    """Root of the source tree this package runs from, ``None`` when it runs from a wheel."""
+    root = PACKAGE.parents[1]
+    is_checkout = PACKAGE.parent.name == "src" and (root / "pyproject.toml").is_file()
+    return root if is_checkout else None
+
+
+def conf_dir() -> Path:
+    """Absolute path of the configuration folder: in a checkout beside ``src/``, in a wheel inside the package."""
+    root = checkout()
+    folder = root / "conf" if root else PACKAGE / "conf"
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"no config.yaml in {folder}: the installation of stc_lab is incomplete")
+    return folder
 
 
 def selection(threshold: float | None) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stc_lab.config.build import build, settings_of, target_of
+from stc_lab.config.build import build, check_arguments, settings_of, target_of, unknown_key
 from stc_lab.config.schema import PLUGIN_GROUPS, Config
-from stc_lab.config.signatures import check_arguments, unknown_key
 
 
 def validate(cfg: DictConfig, with_files: bool = True) -> None:

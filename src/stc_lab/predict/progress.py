@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -9,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stc_lab.predict.callbacks import StreamCallback
-from stc_lab.predict.tasks import StreamTask, estimated_num_frames
+from stc_lab.predict.loop import StreamCallback
+from stc_lab.predict.stream import StreamTask
 from stc_lab.results.records import Record
 
 REFRESH_PER_SECOND = 1  # each redraw costs milliseconds of CPU time
@@ -180,3 +181,18 @@ class LineDisplay:
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def estimated_num_frames(task: StreamTask, fps: float, duration_s: float | None = None) -> int:
+    """Frames on the sampling grid 0, 1/fps, ... that will be pushed, counted once per context; 0 while unknown.
+
+    A video that ends earlier, or one that is asked at its end, is only known by its ``duration_s``.
+    """
+    return sum(_frames_between(start_s, until_s, fps, duration_s) for start_s, until_s in task.spans())
+
+
+def _frames_between(start_s: float, until_s: float, fps: float, duration_s: float | None) -> int:
+    until_s = until_s if duration_s is None else min(until_s, duration_s)
+    if math.isinf(until_s) or until_s < 0:
+        return 0
+    return max(0, math.floor(until_s * fps + 1e-6) + 1 - math.ceil(start_s * fps - 1e-6))

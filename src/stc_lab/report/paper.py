@@ -1,48 +1,101 @@
-"""The paper's own numbers for the benchmarks of a sweep, beside what was measured."""
+"""Numbers printed in the STC paper (arXiv:2512.00891v2), with what is wrong about them."""
 
 from __future__ import annotations
 
-import math
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from statistics import fmean
 
-import pandas as pd
+from stc_lab.scoring.rules.ovobench import GROUPS
 
-from stc_lab.paper import PaperRow, paper_rows
-from stc_lab.report.text import accuracy_text
+TABLES = {"ovobench": 1, "streamingbench": 2, "offline": 3}
+TABLE_OF = {"ovobench": "ovobench", "streamingbench": "streamingbench"} | dict.fromkeys(
+    ("egoschema", "mlvu", "videomme"), "offline"
+)
+"""Table in which a benchmark of the lab is found."""
 
+SETTINGS = ("interval", "update_ratio", "keep_ratio")
 LATENCY = ("vision_ms", "prefill_ms")
+TEXTS = ("backbone", "cacher", "pruner", "method", "source", "corrections")
 
 
-def paper_table(points: pd.DataFrame) -> list[dict[str, str]]:
-    """One row per row of the paper's tables for the datasets of ``points``; empty when the paper has none of them."""
-    datasets = sorted(points["dataset"].unique())
-    return [_row(dataset, row, points) for dataset in datasets for row in paper_rows(dataset)]
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of a table. ``scores`` in percent, as printed; other names are those of the lab.
+
+    ``settings``: cache interval and ratio of recomputed tokens, and ratio of tokens that are kept. ``latency_ms``: 16
+    frames through the tower, and their prefill. ``notes`` say what is wrong or must be known.
+    """
+
+    table: str
+    backbone: str
+    cacher: str
+    pruner: str
+    method: str
+    settings: dict[str, float]
+    scores: dict[str, float]
+    latency_ms: dict[str, float]
+    source: str
+    notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """``rekv + visionzip``: the backbone and the methods that are on."""
+        methods = [name for name in (self.cacher, self.pruner) if name != "none"]
+        return " + ".join((self.backbone, *methods))
+
+    @cached_property
+    def overall_recomputed(self) -> float | None:
+        """OVO-Bench: mean over groups of the mean over their tasks as printed; ``None`` for the other tables."""
+        if self.table != "ovobench":
+            return None
+        return fmean(fmean(self.scores[task] for task in tasks) for tasks in GROUPS.values())
+
+    def overall(self, benchmark: str) -> float:
+        """The printed score on a benchmark of the lab, in percent."""
+        return self.scores["overall" if self.table == benchmark else benchmark]
 
 
-def measured(row: PaperRow, points: pd.DataFrame) -> pd.Series | None:
-    """The run of the same backbone and methods that kept the same share of tokens; ``None`` where there is none."""
-    same = points[["backbone", "cacher", "pruner"]].eq([row.backbone, row.cacher, row.pruner]).all(axis=1)
-    if row.pruner != "none":
-        kept = math.floor(row.settings["keep_ratio"] * _full_tokens(points, row.backbone))
-        same &= points["requested_tokens"] == kept
-    found = points[same]
-    return None if found.empty else found.iloc[0]
+def paper_rows(benchmark: str) -> list[PaperRow]:
+    """All rows for a benchmark, in the order of the table; none for a benchmark that the paper does not have."""
+    table = TABLE_OF.get(benchmark)
+    if table is None:
+        return []
+    notes = corrections()["rows"]
+    text = files("stc_lab.report").joinpath("assets", f"{table}.csv").read_text(encoding="utf-8")
+    return [_row(table, cells, notes) for cells in csv.DictReader(text.splitlines())]
 
 
-def _full_tokens(points: pd.DataFrame, backbone: str) -> float:
-    """Tokens of an unpruned frame, which the runs without pruner show; 196 (ReKV) where there is none."""
-    whole = points[(points["backbone"] == backbone) & (points["pruner"] == "none")]["requested_tokens"].dropna()
-    return whole.iloc[0] if len(whole) else 196
+def find_row(benchmark: str, label: str) -> PaperRow:
+    """The row with this label, such as ``rekv + stc + stc``. Raises ``ValueError`` naming the labels there are."""
+    rows = {row.label: row for row in paper_rows(benchmark)}
+    wanted = " + ".join(part.strip().lower() for part in label.split("+"))
+    if wanted not in rows:
+        known = "; ".join(rows) or f"none for {benchmark}"
+        raise ValueError(f"paper={label}: no such row in the paper; there are: {known}")
+    return rows[wanted]
 
 
-def _row(dataset: str, row: PaperRow, points: pd.DataFrame) -> dict[str, str]:
-    run = measured(row, points[points["dataset"] == dataset])
-    times = {name: f"{row.latency_ms[name]:g}" if name in row.latency_ms else "-" for name in LATENCY}
-    return {
-        "benchmark": dataset,
-        "label": row.label,
-        "kept": f"{100 * row.settings['keep_ratio']:.0f} %",
-        "score": f"{row.overall(dataset):.1f} %",
-        "measured": "-" if run is None else accuracy_text(run),
-        **times,
-        "notes": " ".join(row.notes),
-    }
+def corrections() -> dict:
+    """What is wrong about the numbers: ``rows`` by the names used in the tables, and ``general`` remarks."""
+    return json.loads(files("stc_lab.report").joinpath("assets", "corrections.json").read_text(encoding="utf-8"))
+
+
+def _row(table: str, cells: dict[str, str], notes: dict[str, str]) -> PaperRow:
+    others = {*TEXTS, *SETTINGS, *LATENCY}
+    return PaperRow(
+        table=table,
+        **{name: cells[name] for name in ("backbone", "cacher", "pruner", "method", "source")},
+        settings=_numbers(cells, SETTINGS),
+        scores=_numbers(cells, [name for name in cells if name not in others]),
+        latency_ms=_numbers(cells, LATENCY),
+        notes=tuple(notes[name] for name in cells["corrections"].split()),
+    )
+
+
+def _numbers(cells: dict[str, str], names: Iterable[str]) -> dict[str, float]:
+    return {name: float(cells[name]) for name in names if cells.get(name)}

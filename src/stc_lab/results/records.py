@@ -1,13 +1,22 @@
-"""``records.jsonl``: one JSON object per question, the only truth about a run; everything else is derived."""
+"""Records and their files: ``records.jsonl`` has one JSON object per question, the only truth about a run.
+
+Also the names of the other files in a run folder, and ``summary.json``, which is derived from the records.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+CONFIG_FILE = "config.yaml"
+IDENTITY_FILE = "fingerprint.json"
+DUPLICATE_FILE = "duplicate_of.json"
+BASELINE_DIR = "baseline"
+
 
 RECORDS_FILE = "records.jsonl"
 SCHEMA = 1
@@ -38,7 +47,7 @@ class Record:
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
     of the poll that said yes, ``None`` when none did. A model that decides by itself has its decisions there instead.
     ``fidelity``, and the columns of that name in ``frames``: likeness to the uncompressed run, with
-    ``measure.fidelity`` (see ``stc_lab.measure.fidelity``).
+    ``measure.fidelity`` (see ``stc_lab.predict.fidelity``).
     """
 
     fingerprint: str
@@ -141,6 +150,15 @@ def check_unique(records: Iterable[Record], path: Path) -> None:
         seen.add(record.key)
 
 
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of ``paths`` that tell them apart, at least their last parts."""
+    parts = [path.resolve().parts for path in paths]
+    length = 1
+    while len({names[-length:] for names in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(names[-length:]) for names in parts]
+
+
 def _complete_size(path: Path) -> int:
     """Bytes up to and including the last line break."""
     return path.read_bytes().rfind(b"\n") + 1
@@ -158,3 +176,42 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     if unknown:
         raise ValueError(f"{path} line {number}: unknown fields {sorted(unknown)}")
     return Record(**content)
+
+
+SUMMARY_FILE = "summary.json"
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``; its presence marks a run as finished."""
+    write_text_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, ``None`` for any other folder."""
+    path = run_dir / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def shard_path(run_dir: Path, rank: int, world_size: int) -> Path:
+    """The file that process ``rank`` of ``world_size`` appends to."""
+    return run_dir / (RECORDS_FILE if world_size == 1 else f"records.rank{rank}.jsonl")
+
+
+def collect_records(run_dir: Path) -> list[Record]:
+    """All records of a run folder after merging what several processes, also killed ones, left behind.
+
+    A record that lies identically in two files comes from a merge that was cut off and counts once; two
+    different records of one question raise ``ValueError``.
+    """
+    path = run_dir / RECORDS_FILE
+    drop_torn_line(path)
+    shards = sorted(run_dir.glob("records.rank*.jsonl"))
+    if not shards:
+        return read_records(path)
+    lines = {record.to_line(): record for file in (path, *shards) for record in read_records(file)}
+    records = list(lines.values())
+    check_unique(records, run_dir)
+    write_records(path, records)
+    for shard in shards:
+        shard.unlink()
+    return records

@@ -46,7 +46,7 @@ class Rule:
 
     ``official`` judges a text as the benchmark's own script does (``official_words`` says how, ``source`` where).
     ``strict`` reads it; it is right when it equals the gold answer. ``average``: how questions become one number
-    (see :class:`stc_lab.results.averages.Average`). ``counts``: whether the official script counts a question with such
+    (see ``Average`` in ``results.statistics``). ``counts``: whether the official script counts a question with such
     a text ("" for none) at all; the lab counts all of them. ``others``: further judges by name, worth a look.
     ``timely``: for questions that wait for their moment, whether it was found. ``sizes``: questions per task as
     published, ``groups``: tasks of each group.

@@ -120,7 +120,9 @@ class QwenBlock(Block):
         return attend(*states).reshape(-1, self._width)
 
     def _patches(self, x: Tensor) -> Tensor:
-        return x[..., :-PLACE].unflatten(-1, (GROUP, self._width))
+        """[..., 4 C + 2] -> [..., 4, C], in one piece: ``linear`` with frozen weights takes rows that stand apart as
+        many small products."""
+        return x[..., :-PLACE].contiguous().unflatten(-1, (GROUP, self._width))
 
     def _projected(self, normed: Tensor, part: int) -> Tensor:
         """Query (0), key (1) or value (2) projection [..., 4, C]."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stc_lab.cachers import NoCacher, STCCacher
-from stc_lab.predict.shadowed import Shadowed
+from stc_lab.predict.fidelity import FidelitySession
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.types import Question
@@ -23,7 +23,7 @@ def test_dispider(dispider: Any, frames: list[np.ndarray], is_compressed: bool) 
     if is_compressed:
         methods = STCCacher(interval=4, update_ratio=0.2), STCPruner(budget=1)
     alone = dispider.open(*methods)
-    session = Shadowed(dispider.open(*methods), dispider.open(NoCacher(), NoPruner()))
+    session = FidelitySession(dispider.open(*methods), dispider.open(NoCacher(), NoPruner()))
     times_s = [float(index) for index in range(len(frames))]
     alone.push(frames, times_s)
     reports = session.push(frames, times_s)

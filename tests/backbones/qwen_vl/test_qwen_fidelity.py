@@ -10,7 +10,7 @@ import pytest
 from stc_lab.backbones.livecc import LiveCC
 from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers import NoCacher, STCCacher
-from stc_lab.predict.shadowed import Shadowed
+from stc_lab.predict.fidelity import FidelitySession
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.types import Question
@@ -32,7 +32,7 @@ def test_pairs(tiny_folders: dict[str, Path], name: str, settings: dict, is_comp
     if is_compressed:
         methods = STCCacher(interval=3, update_ratio=0.2), STCPruner(budget=3)
     alone = model.open(*methods)
-    session = Shadowed(model.open(*methods), model.open(NoCacher(), NoPruner()))
+    session = FidelitySession(model.open(*methods), model.open(NoCacher(), NoPruner()))
     frames = list(np.random.default_rng(5).integers(0, 255, (11, 24, 32, 3), dtype=np.uint8))
     times_s = [0.5 * index for index in range(len(frames))]
     alone.push(frames[:5], times_s[:5])

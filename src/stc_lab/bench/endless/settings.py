@@ -20,7 +20,7 @@ class EndlessSettings:
     num_frames: int = 2000
     fps: float = 2.0
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str | None = None
     num_threads: int | None = None
     models: Any = None
     cacher: Any = None

@@ -62,7 +62,7 @@ def _streamforest(bench: StepBench, name: str, size: BackboneSize, pruners: Mapp
 def _dispider(bench: StepBench, name: str, size: BackboneSize, pruners: Mapping[str, Pruner]) -> list[Row]:
     small = random_decoder(size.compressor, bench.num_layers, bench.device, bench.dtype)
     mixed = 4 * size.tower.shape["hidden_size"]
-    mlp = projector(mixed, size.compressor["hidden_size"], 2).to(bench.device, bench.dtype)
+    mlp = projector(mixed, size.compressor["hidden_size"], 2).to(bench.device, bench.dtype).requires_grad_(False)
     width, (run, full) = size.text["hidden_size"], _layers(small, size.compressor)
     lanes = _lanes(pruners, lambda pruner: PerceptionLane(pruner, mlp, small, size.grid, width))
     rows = bench.compare("prefill", "frame", name, full, run, lanes)

@@ -1,0 +1,191 @@
+"""The frontier of sweep folders: files, picture, page, and a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stc_lab.config.schema import ReportSettings
+from stc_lab.report.tables import format_accuracy, format_count, result_console
+from stc_lab.results.axes import Cost
+from stc_lab.results.sweep import Sweep, read_sweep, write_pareto
+
+PICTURE_FILE = "pareto.png"
+
+
+def make_frontier(
+    folders: Path | Sequence[Path],
+    console: Console | None = None,
+    out: Path | None = None,
+    settings: ReportSettings | None = None,
+) -> Sweep:
+    """Write ``pareto.{csv,json,png,md}`` and ``report.html`` for the finished runs below ``folders``, and print them.
+
+    The files go to ``out``, which may be left away for a single folder. Without any finished run only the reasons are
+    printed. Raises ``ValueError`` for a folder that does not exist and for an unknown cost or baseline.
+    """
+    console, settings = console or result_console(), settings or ReportSettings()
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    out = out or folders[0]
+    sweep = read_sweep(folders, settings.cost)
+    if len(sweep.points):
+        out.mkdir(parents=True, exist_ok=True)
+        files = _write(sweep, out, settings)
+        console.print(_table(sweep.points, sweep.cost))
+        console.print(f"{', '.join(file.name for file in files)} in {out}", highlight=False, soft_wrap=True)
+        if settings.wandb:
+            from stc_lab.report.tracking import publish
+
+            console.print(publish(folders, out, settings.cost, settings.project), highlight=False, soft_wrap=True)
+    for run, reason in sweep.left_out.items():
+        console.print(f"left out: {run}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    return sweep
+
+
+def _write(sweep: Sweep, out: Path, settings: ReportSettings) -> list[Path]:
+    files = write_pareto(sweep, out)
+    plot_frontier(sweep.points, out / PICTURE_FILE, sweep.cost)
+    files.append(out / PICTURE_FILE)
+    if settings.page:
+        from stc_lab.report.page import write_page  # plotly is only loaded where a page is made
+        from stc_lab.report.sections import paired_section, write_markdown
+
+        paired = paired_section(sweep, settings.baseline)
+        files += [write_page(sweep, out, settings, paired), write_markdown(sweep, out, paired)]
+    return files
+
+
+def _table(points: pd.DataFrame, cost: Cost) -> Table:
+    title = f"runs; * : not dominated in accuracy and {cost.name}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("cacher + pruner", overflow="fold")
+    for name in ("tokens", "accuracy, 95 % interval", "frame ms", "TTFT ms", "FLOPs/frame"):
+        table.add_column(name, justify="right", no_wrap=True)
+    several = points["benchmark"].nunique() > 1
+    for _, point in points.iterrows():
+        label = f"{point['label']} [{point['benchmark']}]" if several else point["label"]
+        table.add_row("*" if point["is_non_dominated"] else "", escape(label), *_numbers(point))
+    return table
+
+
+def _numbers(point: pd.Series) -> list[str]:
+    return [
+        _cell(point["achieved_tokens"], "{:.0f}".format),
+        _cell(point["accuracy"], lambda value: format_accuracy(value, point["accuracy_low"], point["accuracy_high"])),
+        _cell(point["latency_ms"], "{:.1f}".format),
+        _cell(point["ttft_ms"], "{:.1f}".format),
+        _cell(point["flops_per_frame"], format_count),
+    ]
+
+
+def _cell(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if pd.isna(value) else show(value)
+
+
+# Okabe-Ito: distinguishable with colour vision deficiencies and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+TRIVIAL_COLORS = ("#8c8c8c", "#b07d56", "#7d8ca3", "#a8a06a")
+UNCOMPRESSED_COLOR = "#555555"
+PANEL_SIZE = (9, 5.6)
+
+
+def plot_frontier(points: pd.DataFrame, path: Path, cost: Cost) -> None:
+    """Draw ``points`` into a PNG, one panel per benchmark.
+
+    One line per method over its budgets with the 95 % interval of the accuracy and, for a time, its middle half; the
+    uncompressed run as a star; trivial baselines dashed; a ring around every point that no other beats, and a step
+    line through them. Points without scored questions or without a value of the cost are not drawn.
+    """
+    drawn = points.dropna(subset=["accuracy", cost.column])
+    names = sorted(drawn["benchmark"].unique()) or [None]
+    figure = Figure(figsize=(PANEL_SIZE[0], PANEL_SIZE[1] * len(names)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        _draw_panel(axes, drawn[drawn["benchmark"] == name], cost)
+    figure.savefig(path)
+
+
+def _draw_panel(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
+    _draw_frontier(axes, points[points["is_non_dominated"]], cost)
+    for is_trivial, lines in points[~points["is_uncompressed"]].groupby("is_trivial"):
+        for number, (label, line) in enumerate(lines.groupby("label", sort=True)):
+            _draw_line(axes, line.sort_values("achieved_tokens"), cost, label, number, is_trivial)
+    for _, point in points[points["is_uncompressed"]].iterrows():
+        _draw_uncompressed(axes, point, cost)
+    _dress(axes, points, cost)
+
+
+def _draw_line(axes: Axes, line: pd.DataFrame, cost: Cost, label: str, number: int, is_trivial: bool) -> None:
+    colors = TRIVIAL_COLORS if is_trivial else COLORS
+    color, marker = colors[number % len(colors)], MARKERS[(number + number // len(colors)) % len(MARKERS)]
+    axes.errorbar(
+        line[cost.column], 100 * line["accuracy"], yerr=_error_bars(line), xerr=_spread(line, cost), label=label,
+        color=color, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8, capsize=2.5,
+        linestyle="--" if is_trivial else "-",
+    )  # fmt: skip
+    for _, point in line.dropna(subset=["achieved_tokens"]).iterrows():
+        axes.annotate(
+            f"{point['achieved_tokens']:.0f}", (point[cost.column], 100 * point["accuracy"]),
+            xytext=(5, 5), textcoords="offset points", fontsize=8, color=color,
+        )  # fmt: skip
+
+
+def _draw_uncompressed(axes: Axes, point: pd.Series, cost: Cost) -> None:
+    row = point.to_frame().T
+    axes.errorbar(
+        [point[cost.column]], [100 * point["accuracy"]], yerr=_error_bars(row), xerr=_spread(row, cost),
+        label=f"uncompressed ({point['achieved_tokens']:.0f} tokens)", color=UNCOMPRESSED_COLOR,
+        marker="*", markersize=14, linestyle="none", elinewidth=0.8, capsize=2.5,
+    )  # fmt: skip
+    axes.axhline(100 * point["accuracy"], color=UNCOMPRESSED_COLOR, linewidth=0.8, linestyle=":")
+
+
+def _draw_frontier(axes: Axes, front: pd.DataFrame, cost: Cost) -> None:
+    front = front.sort_values(cost.column)
+    accuracy = 100 * front["accuracy"]
+    axes.step(front[cost.column], accuracy, where="post", color="0.75", linewidth=5, alpha=0.6, zorder=0)
+    axes.scatter(
+        front[cost.column], accuracy, s=150, facecolors="none", edgecolors="0.25", linewidths=1.2, zorder=4,
+        label="not dominated",
+    )  # fmt: skip
+
+
+def _error_bars(points: pd.DataFrame) -> np.ndarray:
+    return 100 * bars(points["accuracy"], points["accuracy_low"], points["accuracy_high"])
+
+
+def _spread(points: pd.DataFrame, cost: Cost) -> np.ndarray | None:
+    return bars(points[cost.column], *(points[name] for name in cost.spread)) if cost.spread else None
+
+
+def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Lengths [2, N] of error bars below and above; none where an end is unknown or on the wrong side."""
+    value, low, high = (series.astype(float).to_numpy() for series in (value, low, high))
+    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
+
+
+def _dress(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
+    num_questions = sorted(points["num_questions"].unique()) if len(points) else []
+    questions = f"{num_questions[0]}" if len(num_questions) == 1 else "different numbers of"
+    name = next(iter(points["benchmark"]), "no scored runs")
+    questions = "" if "questions" in name else f", {questions} questions"
+    axes.set_title(f"{name}: accuracy against {cost.name}{questions}", fontsize=13)
+    axes.set_xlabel(cost.label + ("; bars: middle half" if cost.spread else ""), fontsize=12)
+    axes.set_ylabel("accuracy (%), bars: 95 % interval", fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.08)
+    axes.set_xlim(left=0)
+    axes.legend(title="cacher + pruner; numbers: tokens per frame", fontsize=10, title_fontsize=9, loc="best")

@@ -1,0 +1,386 @@
+"""The finished runs of one or several folders as points, and which of them no other point beats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stc_lab.config.errors import ERROR_FILE
+from stc_lab.results.axes import ACCURACY, COSTS, Cost, cost_of
+from stc_lab.results.records import (
+    BASELINE_DIR,
+    CONFIG_FILE,
+    DUPLICATE_FILE,
+    IDENTITY_FILE,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    Record,
+    read_records,
+    read_summary,
+    short_names,
+    write_summary,
+    write_text_atomically,
+)
+from stc_lab.results.summary import summarize
+
+GROUPS = ("backbone", "cacher", "pruner", "dataset")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. ``name``: its folder as a report shows it; ``settings``: flat, with dotted keys."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """One per question; read once."""
+        return read_records(self.folder / RECORDS_FILE)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Name of backbone, cacher, pruner and dataset."""
+        return {group: str(self.settings.get(f"{group}.name", "?")) for group in GROUPS}
+
+    @property
+    def is_uncompressed(self) -> bool:
+        """Neither cacher nor pruner."""
+        return self.names["cacher"] == "none" and self.names["pruner"] == "none"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in the folders asked for. ``left_out``: the reason for every run that does not count."""
+
+    runs: list[Run]
+    left_out: dict[str, str]
+
+
+def find_runs(folders: Sequence[Path]) -> Found:
+    """Gather runs from sweep folders, and from folders of single runs; equal runs count once.
+
+    Raises ``ValueError`` for a folder that does not exist.
+    """
+    runs: dict[str, Run] = {}
+    left_out: dict[str, str] = {}
+    prefixes = [""] if len(folders) == 1 else [f"{name}/" for name in short_names(folders)]
+    for folder, prefix in zip(folders, prefixes, strict=True):
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; give folders of multiruns or of single runs")
+        for path in _candidates(folder):
+            name = prefix + path.relative_to(folder).as_posix() if path != folder else prefix.rstrip("/") or folder.name
+            _take(path, name, runs, left_out)
+    return Found(list(runs.values()), left_out)
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    is_run = any((folder / name).is_file() for name in (IDENTITY_FILE, SUMMARY_FILE))
+    parents = [folder] if is_run else sorted(path for path in folder.iterdir() if path.is_dir())
+    for parent in parents:
+        yield parent
+        if (parent / BASELINE_DIR).is_dir():
+            yield parent / BASELINE_DIR
+
+
+def _take(path: Path, name: str, runs: dict[str, Run], left_out: dict[str, str]) -> None:
+    reason = _reason_against(path)
+    if reason:
+        left_out[name] = reason
+    elif (path / SUMMARY_FILE).is_file():
+        run = _read(path, name)
+        runs.setdefault(run.fingerprint, run)
+
+
+def _reason_against(path: Path) -> str | None:
+    """Why a folder is no finished run; ``None`` also for folders that are no runs at all, or copies of another."""
+    if (path / ERROR_FILE).is_file():
+        return json.loads((path / ERROR_FILE).read_text(encoding="utf-8"))["reason"]
+    if (path / SUMMARY_FILE).is_file() or (path / DUPLICATE_FILE).is_file():
+        return None
+    if (path / IDENTITY_FILE).is_file():
+        return f"not finished: {len(read_records(path / RECORDS_FILE))} questions recorded, no summary"
+    return "not finished: stopped before the first question" if (path / CONFIG_FILE).is_file() else None
+
+
+def _read(path: Path, name: str) -> Run:
+    summary = read_summary(path)
+    settings = {f"{group}.name": value for group, value in summary["run"].items()}
+    fingerprint = summary.get("fingerprint") or str(path.resolve())
+    if (path / IDENTITY_FILE).is_file():
+        identity = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
+        settings, fingerprint = identity["settings"], identity["fingerprint"]
+    return Run(name, path, fingerprint, settings, summary)
+
+
+def rebuild_summaries(folders: Sequence[Path]) -> int:
+    """Compute ``summary.json`` of every finished run below ``folders`` anew; returns their number.
+
+    Facts that are not in the records (settings, device, frame rate) stay as the run has written them. A run without
+    records keeps its summary.
+    """
+    runs = [run for run in find_runs(folders).runs if run.records]
+    for run in runs:
+        write_summary(run.folder, rebuilt(run))
+    return len(runs)
+
+
+def rebuilt(run: Run) -> dict:
+    """The summary of a run with all that follows from its records computed again."""
+    tokens, seed = run.summary.get("tokens_per_frame") or {}, run.summary.get("seed", 0)
+    return {**run.summary, **summarize(run.records, tokens.get("requested"), seed, run.names["dataset"])}
+
+
+BUDGET_KEYS = ("pruner.num_tokens",)
+NAME_KEYS = ("backbone.name", "cacher.name", "pruner.name", "dataset.name")
+UNKNOWN = "unknown"
+UNNAMED_KEYS = ("data_digest", "weights_digest", "version")
+
+
+def line_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the points of one line have in common: cacher and pruner, and every other setting that the runs differ in.
+
+    The budget moves along a line and is no part of its label.
+    """
+    names = [_methods(flat) for flat in settings]
+    if len({flat["backbone.name"] for flat in settings}) > 1:
+        names = [f"{flat['backbone.name']}: {name}".rstrip(": ") for flat, name in zip(settings, names, strict=True)]
+    if len({flat["dataset.name"] for flat in settings}) > 1:
+        names = [f"{name} on {flat['dataset.name']}" for flat, name in zip(settings, names, strict=True)]
+    names = [name or flat["backbone.name"] for flat, name in zip(settings, names, strict=True)]
+    varying = _varying_keys(settings, names)
+    return [_with_settings(name, flat, varying) for flat, name in zip(settings, names, strict=True)]
+
+
+def _methods(flat: Mapping[str, Any]) -> str:
+    """Cacher and pruner; nothing for imported predictions, of which only a name is known."""
+    names = (str(flat["cacher.name"]), str(flat["pruner.name"]))
+    return "" if set(names) == {UNKNOWN} else " + ".join(names)
+
+
+def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Keys, but budgets and names, that tell runs of the same name apart."""
+    varying: set[str] = set()
+    for name in set(names):
+        varying |= _telling_keys([flat for flat, other in zip(settings, names, strict=True) if other == name])
+    return sorted(varying)
+
+
+def _telling_keys(group: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys with several values; those that only some runs have (a setting without effect is left out) if need be."""
+    keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, *UNNAMED_KEYS}
+    several = {key for key in keys if len({repr(flat[key]) for flat in group if key in flat}) > 1}
+    differing = several | {key for key in keys if any(key not in flat for flat in group)}
+    return several if _num_told_apart(group, several) == _num_told_apart(group, differing) else differing
+
+
+def _num_told_apart(group: Sequence[Mapping[str, Any]], keys: set[str]) -> int:
+    return len({tuple((key, repr(flat[key])) for key in sorted(keys) if key in flat) for flat in group})
+
+
+def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> str:
+    shown = [f"{key.removeprefix('cacher.').removeprefix('pruner.')}={flat[key]}" for key in keys if key in flat]
+    return f"{name} ({', '.join(shown)})" if shown else name
+
+
+TRIVIAL_PRUNERS = ("random", "uniform", "downsample", "recent")
+TRIVIAL_BACKBONES = ("recent",)
+TIMING_COLUMNS = (
+    *("latency_ms", "latency_median_ms", "latency_p25_ms", "latency_p75_ms", "latency_p90_ms"),
+    *("ttft_ms", "ttft_p25_ms", "ttft_p75_ms", "peak_mem_gib"),
+)
+"""Columns that differ from one execution to the next; with a time as cost, so may ``is_non_dominated``."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One row per distinct finished run, and the reason for every other folder.
+
+    Points are compared within their ``benchmark``: the same questions, on the same device.
+    """
+
+    points: pd.DataFrame
+    left_out: dict[str, str]
+    cost: Cost = COSTS["latency"]
+    runs: dict[str, Run] = field(default_factory=dict)
+
+
+def read_sweep(folders: Path | Sequence[Path], cost: str = "latency") -> Sweep:
+    """Gather the finished runs of the folders and their baselines; equal runs count once.
+
+    Raises ``ValueError`` for a folder that does not exist and for an unknown ``cost``.
+    """
+    return as_sweep(find_runs([folders] if isinstance(folders, Path) else folders), cost)
+
+
+def as_sweep(found: Found, cost: str = "latency") -> Sweep:
+    """The points of runs that were gathered, with their labels and the non-dominated set under ``cost``."""
+    axis = cost_of(cost)
+    benchmarks = benchmark_names(found.runs)
+    labels = _labels(found.runs, benchmarks)
+    rows = [
+        {"label": labels[run.name], "benchmark": benchmarks[run.name], **_row(run)} for run in found.runs
+    ]  # fmt: skip
+    points = pd.DataFrame(rows)
+    if rows:
+        points["is_non_dominated"] = False
+        for _, group in points.groupby("benchmark"):
+            points.loc[group.index, "is_non_dominated"] = non_dominated(group["accuracy"], group[axis.column])
+        points = points.sort_values(["benchmark", "label", "requested_tokens", "run"], ignore_index=True)
+    return Sweep(points, found.left_out, axis, {run.name: run for run in found.runs})
+
+
+def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarray:
+    """Mask [N] of the points for which no other is at least as good in both and better in one.
+
+    Points without accuracy or cost (NaN) are never in the set; equal points are in it together.
+    """
+    gain, cost = np.asarray(accuracy, dtype=float), np.asarray(cost, dtype=float)
+    as_good = (gain[None] >= gain[:, None]) & (cost[None] <= cost[:, None])
+    better = (gain[None] > gain[:, None]) | (cost[None] < cost[:, None])
+    return ~(as_good & better).any(axis=1) & ~np.isnan(gain) & ~np.isnan(cost)
+
+
+def benchmark_names(runs: Iterable[Run]) -> dict[str, str]:
+    """What each run may be compared on, by run name: the dataset, and as much more as tells them apart.
+
+    Runs are comparable when they were asked the same questions on the same device in the same precision.
+    """
+    keys = {run.name: (run.names["dataset"], _questions_of(run), _machine_of(run)) for run in runs}
+    names = {name: dataset for name, (dataset, _, _) in keys.items()}
+    for part, describe in ((1, lambda key: f" ({key[1]})"), (2, lambda key: f" on {key[2]}")):
+        seen: dict[str, set[str]] = {}
+        for key in keys.values():
+            seen.setdefault(key[0], set()).add(key[part])
+        names = {name: names[name] + (describe(key) if len(seen[key[0]]) > 1 else "") for name, key in keys.items()}
+    return names
+
+
+def write_pareto(sweep: Sweep, folder: Path) -> list[Path]:
+    """Write ``pareto.csv`` and ``pareto.json``; returns their paths."""
+    csv, file = folder / "pareto.csv", folder / "pareto.json"
+    write_text_atomically(csv, sweep.points.to_csv(index=False))
+    points = json.loads(sweep.points.to_json(orient="records"))
+    content = {
+        "axes": {"accuracy": ACCURACY, sweep.cost.column: f"{sweep.cost.explanation}; lower is better"},
+        "cost": sweep.cost.name,
+        "points": points,
+        "non_dominated": [point["run"] for point in points if point["is_non_dominated"]],
+        "hypervolume": hypervolumes(sweep.points, sweep.cost) if points else [],
+        "left_out": sweep.left_out,
+    }
+    write_text_atomically(file, json.dumps(content, indent=2) + "\n")
+    return [csv, file]
+
+
+def _labels(runs: Sequence[Run], benchmarks: Mapping[str, str]) -> dict[str, str]:
+    """Line labels, made within each benchmark: what differs between benchmarks does not tell methods apart."""
+    labels: dict[str, str] = {}
+    for benchmark in dict.fromkeys(benchmarks.values()):
+        group = [run for run in runs if benchmarks[run.name] == benchmark]
+        settings = [{**run.settings, **{f"{key}.name": name for key, name in run.names.items()}} for run in group]
+        labels |= zip([run.name for run in group], line_labels(settings), strict=True)
+    return labels
+
+
+def _questions_of(run: Run) -> str:
+    """Digest of the questions that were asked; without records, of the data as the run's settings know it."""
+    keys = sorted(record.key for record in run.records) or run.settings.get("data_digest")
+    digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:6]
+    return f"{run.summary['num_questions']} questions, {digest}"
+
+
+def _machine_of(run: Run) -> str:
+    return ", ".join(str(run.summary[key]) for key in ("device_name", "precision") if run.summary.get(key))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    summary = run.summary
+    low, high = summary["accuracy_ci95"] or (None, None)
+    tokens, frame_ms, ttft_ms = (summary.get(key) or {} for key in ("tokens_per_frame", "frame_ms", "ttft_ms"))
+    flops, kv_bytes = summary.get("flops_per_frame") or {}, summary.get("kv_bytes") or {}
+    held = [size for size in kv_bytes.values() if size is not None]
+    names = run.names
+    return {
+        **{group: names[group] for group in GROUPS},
+        "is_uncompressed": run.is_uncompressed,
+        "is_trivial": names["pruner"] in TRIVIAL_PRUNERS or names["backbone"] in TRIVIAL_BACKBONES,
+        "requested_tokens": tokens.get("requested"),
+        "achieved_tokens": tokens.get("achieved"),
+        "update_ratio": summary.get("update_ratio"),
+        "accuracy": summary["accuracy"],
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "coverage": summary["coverage"],
+        "num_questions": summary["num_questions"],
+        "flops_per_frame": sum(flops.values()) if flops else None,
+        "kv_mib": sum(held) / 1024**2 if held else None,
+        "latency_ms": frame_ms.get("mean"),
+        **{f"latency_{key}_ms": frame_ms.get(key) for key in ("median", "p25", "p75", "p90")},
+        "ttft_ms": ttft_ms.get("median"),
+        **{f"ttft_{key}_ms": ttft_ms.get(key) for key in ("p25", "p75")},
+        "peak_mem_gib": summary.get("peak_mem_gib"),
+        "run": run.name,
+        "fingerprint": run.fingerprint,
+    }
+
+
+def hypervolume(accuracy: Sequence[float], cost: Sequence[float], worst_accuracy: float, worst_cost: float) -> float:
+    """Area that at least one point dominates, bounded by the reference point (worst accuracy, worst cost).
+
+    Points that are not better than the reference in both, and points without a value (NaN), add nothing.
+    """
+    gain, cost = np.asarray(accuracy, dtype=float), np.asarray(cost, dtype=float)
+    inside = (gain > worst_accuracy) & (cost < worst_cost)
+    order = np.argsort(cost[inside], kind="stable")
+    steps = np.append(cost[inside][order], worst_cost)
+    best = np.maximum.accumulate(gain[inside][order])
+    return float(np.sum((best - worst_accuracy) * np.diff(steps)))
+
+
+def hypervolumes(points: pd.DataFrame, cost: Cost) -> list[dict[str, Any]]:
+    """Per benchmark and backbone: the reference, and the numbers of all its points and of every line.
+
+    ``share``: area below the accuracy that is reached at each cost, from zero accuracy up and as far as the cost of
+    the uncompressed run, over accuracy times cost of that run. 0: nothing is cheaper; 1: its whole accuracy at no
+    cost. ``beyond``: the part of it that lies above the accuracy of the uncompressed run: better in both. Both are
+    ``None`` where there is no uncompressed run.
+    """
+    return [_of_backbone(group, cost, *key) for key, group in points.groupby(["benchmark", "backbone"], sort=True)]
+
+
+def _of_backbone(points: pd.DataFrame, cost: Cost, benchmark: str, backbone: str) -> dict[str, Any]:
+    known = points[points["is_uncompressed"]].dropna(subset=["accuracy", cost.column])
+    where = {"benchmark": benchmark, "backbone": backbone}
+    if known.empty or not known.iloc[0]["accuracy"] or not known.iloc[0][cost.column]:
+        return {**where, "reference": None, "all": _shares(points, cost, None), "by_label": {}}
+    full = known.iloc[0]
+    methods = points[~points["is_uncompressed"]]
+    return {
+        **where,
+        "reference": {"run": full["run"], "accuracy": full["accuracy"], cost.column: full[cost.column]},
+        "all": _shares(methods, cost, full),
+        "by_label": {label: _shares(line, cost, full) for label, line in methods.groupby("label", sort=True)},
+    }
+
+
+def _shares(points: pd.DataFrame, cost: Cost, full: pd.Series | None) -> dict[str, float | None]:
+    if full is None:
+        return {"share": None, "beyond": None}
+    box = full["accuracy"] * full[cost.column]
+    floors = {"share": 0.0, "beyond": full["accuracy"]}
+    return {
+        name: hypervolume(points["accuracy"], points[cost.column], floor, full[cost.column]) / box
+        for name, floor in floors.items()
+    }
