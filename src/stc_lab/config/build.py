@@ -148,6 +148,7 @@ def canonical(cfg: DictConfig) -> dict[str, Any]:
         "accelerator": resolved_accelerator(cfg.trainer.accelerator),
         "video": {"reader": cfg.video.reader},
         "backbone": _settings(cfg.backbone, cfg),
+        "memory": _method_settings(cfg.memory, cfg),
         "cacher": _cacher_settings(cfg),
         "pruner": _pruner_settings(cfg),
         "dataset": _settings(cfg.dataset, cfg),

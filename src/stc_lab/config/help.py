@@ -53,7 +53,7 @@ More:  --cfg job             print the settings of a run without running it (--r
        eval "$(stc_lab -sc install=bash)"   tab completion in this shell (fish and zsh: install=fish, install=zsh)
 """
 
-GROUPS = ("backbone", "cacher", "pruner", "dataset", "trainer", "logger", "experiment", "debug")
+GROUPS = ("backbone", "memory", "cacher", "pruner", "dataset", "trainer", "logger", "experiment", "debug")
 WIDEST_SETTING = 48
 BASE = re.compile(r"^  - (?:/\w+: )?(\w+)$", re.MULTILINE)
 COMMENTED = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<rest>.*)$")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST_FOLDER_NAME = 120
-LEADING_GROUPS = ("backbone", "cacher", "pruner")
+LEADING_GROUPS = ("backbone", "memory", "cacher", "pruner")
 
 
 def checkout() -> Path | None:

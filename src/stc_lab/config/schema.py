@@ -87,6 +87,7 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    memory: Any = None
     backbone: Any = None
     cacher: Any = None
     pruner: Any = None
@@ -94,5 +95,5 @@ class Config:
     logger: Any = None
 
 
-PLUGIN_GROUPS = ("pruner", "cacher", "dataset", "logger", "backbone")
+PLUGIN_GROUPS = ("pruner", "cacher", "dataset", "logger", "memory", "backbone")
 """In the order in which they are checked: the module of a backbone takes longest to import."""

@@ -67,7 +67,7 @@ def _check_objective(objective: Any) -> None:
 def _check_prompt(cfg: DictConfig) -> None:
     if cfg.dataset is None or cfg.dataset.get("prompt") != "bare":
         return
-    if not getattr(target_of(settings_of(cfg.backbone)), "takes_bare_prompts", False):
+    if "bare_prompts" not in build(cfg.backbone).facts().offers:
         raise ValueError(
             f"dataset.prompt=bare: backbone={cfg.backbone.name} cannot be asked without its chat template; use official"
         )
@@ -97,25 +97,22 @@ def _check_plugin(group: str, node: DictConfig | None, with_files: bool) -> None
         return
     check_arguments(group, settings, target)
     try:
-        if hasattr(target, "check_settings"):
-            target.check_settings(settings)
-        elif dataclasses.is_dataclass(target):
+        if dataclasses.is_dataclass(target):
             made = build(node)
-            if with_files and hasattr(made, "check_files"):
+            if group == "backbone":
+                made.facts()
+            elif with_files and hasattr(made, "check_files"):
                 made.check_files()
     except ValueError as error:
         raise ValueError(_named(group, error)) from error
 
 
 def _check_combination(cfg: DictConfig) -> None:
-    """What a backbone has to say about the two methods that are to run on it."""
-    settings = settings_of(cfg.backbone)
-    target = target_of(settings)
-    if hasattr(target, "check_combination"):
-        try:
-            target.check_combination(settings, build(cfg.cacher), build(cfg.pruner))
-        except ValueError as error:
-            raise ValueError(_named("backbone", error)) from error
+    """What a backbone has to say about the methods and the memory that are to run on it."""
+    try:
+        build(cfg.backbone).check(build(cfg.cacher), build(cfg.pruner), build(cfg.memory))
+    except ValueError as error:
+        raise ValueError(_named("backbone", error)) from error
 
 
 def _check_fidelity(cfg: DictConfig) -> None:
@@ -125,15 +122,8 @@ def _check_fidelity(cfg: DictConfig) -> None:
     from stc_lab.cachers.none import NoCacher
     from stc_lab.pruners.none import NoPruner
 
-    settings = settings_of(cfg.backbone)
-    target = target_of(settings)
-    if not getattr(target, "shows_fidelity", False):
-        raise ValueError(
-            f"measure.fidelity=true: backbone={cfg.backbone.name} shows neither features nor logits to compare; use "
-            f"another backbone, or measure.fidelity=false"
-        )
     try:
-        target.check_combination(settings, NoCacher(), NoPruner())
+        build(cfg.backbone).check(NoCacher(), NoPruner(), build(cfg.memory))
     except ValueError as error:
         raise ValueError(
             f"measure.fidelity=true: the uncompressed session to compare with does not fit these settings: {error}"

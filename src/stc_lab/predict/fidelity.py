@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from stc_lab.backbones.session import StreamSession
+from stc_lab.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question
 
 DIGITS = 6

@@ -25,6 +25,7 @@ from stc_lab.predict.stream import Session, StreamTask, run_stream
 from stc_lab.predict.trainer import DTYPES, default_dtype, die_on_sigterm, exact_products
 from stc_lab.pruners.none import NoPruner
 from stc_lab.results.records import Record
+from stc_lab.session import StreamSession
 from stc_lab.token_maps import Collector, TokenMaps
 from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
 
@@ -121,13 +122,14 @@ class StreamPredictor(LightningModule):
         self.maps = maps
         self.cacher = build(cfg.cacher)
         self.pruner = build(cfg.pruner)
+        self.memory = build(cfg.memory)
         self._decoder: DecoderProcess | None = None
         self._errors_in_a_row = 0
 
     def configure_model(self) -> None:
         if self.backbone is None:
             with default_dtype(DTYPES[self.cfg.trainer.precision]):
-                self.backbone = build(self.cfg.backbone)
+                self.backbone = build(self.cfg.backbone).load()
 
     def on_predict_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -179,7 +181,7 @@ class StreamPredictor(LightningModule):
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
-        reask = getattr(self.backbone, "asking_changes_stream", False)
+        reask = self.memory.changes_stream
         with self._map(task) as sinks, self._open_video(task) as source:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
             open_session = partial(self._open_session, sinks)
@@ -198,19 +200,19 @@ class StreamPredictor(LightningModule):
     def _open_session(self, sinks: list[Collector]) -> Session:
         """A new session, to which the first of ``sinks`` is handed over."""
         with self.recorder.attribute_to("start_ms"):
-            session = self.backbone.open(self.cacher, self.pruner, StageTimer(self.device))
+            session = StreamSession(self.backbone, self.cacher, self.pruner, self.memory, StageTimer(self.device))
         if sinks:
-            session.show_to(sinks.pop(0))
+            session.observe_with(sinks.pop(0))
         if not self.cfg.measure.get("fidelity", False):
             return session
         with self.recorder.exclude():  # the time of the uncompressed session beside it does not count
-            reference = self.backbone.open(NoCacher(), NoPruner(), StageTimer(self.device))
+            reference = StreamSession(self.backbone, NoCacher(), NoPruner(), self.memory, StageTimer(self.device))
         return FidelitySession(session, reference, self.recorder.exclude)
 
     @property
     def _chunk_size(self) -> int:
         """Frames per push: those that the cacher takes through the tower as one batch."""
-        return getattr(self.cacher, "chunk_size", 1) * getattr(self.backbone, "frames_per_patch", 1)
+        return getattr(self.cacher, "chunk_size", 1) * self.backbone.facts.frames_per_patch
 
     def _on_frames(self, num_frames: int) -> None:
         notify(self.trainer, "on_frames", num_frames)

@@ -20,8 +20,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from omegaconf import DictConfig
 
-from stc_lab.backbones.checkpoints import local_checkpoint
-from stc_lab.config import canonical
+from stc_lab.backbones.checkpoints import HUB_ID
+from stc_lab.config import build, canonical
 from stc_lab.predict.loop import StreamCallback
 from stc_lab.predict.stream import StreamTask
 from stc_lab.results.records import (
@@ -130,7 +130,7 @@ def _check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
 
 def _weights_digest(backbone: DictConfig) -> str | None:
     name = backbone.get("checkpoint")
-    checkpoint = local_checkpoint(name, backbone.name, ()) if name else None
+    checkpoint = None if name is None or HUB_ID.fullmatch(name) else build(backbone).local_files()
     return folder_digest(checkpoint.folder) if checkpoint else None
 
 

@@ -231,8 +231,8 @@ class Point:
         cfg = self.cfg
         device = resolved_accelerator(cfg.trainer.accelerator)
         return {
-            "run": {group: cfg[group].name for group in ("backbone", "cacher", "pruner", "dataset")},
-            "settings": {"cacher": repr(build(cfg.cacher)), "pruner": repr(build(cfg.pruner))},
+            "run": {group: cfg[group].name for group in ("backbone", "cacher", "pruner", "memory", "dataset")},
+            "settings": {group: repr(build(cfg[group])) for group in ("cacher", "pruner", "memory")},
             "fps": self.benchmark.fps,
             "seed": cfg.seed,
             "device": device,
@@ -245,7 +245,4 @@ class Point:
 
 def _tokens_per_frame(cfg: DictConfig) -> int:
     """Visual tokens of a frame before pruning; where they depend on the video, the most there can be."""
-    settings = settings_of(cfg.backbone)
-    if settings["tokens_per_frame"] is not None:
-        return settings["tokens_per_frame"]
-    return target_of(settings).nominal_tokens(settings)
+    return build(cfg.backbone).facts().tokens_per_frame

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-from stc_lab.backbones.proactive import Proactive
 from stc_lab.predict.recorder import FramesShown, Polls, Recorder
 from stc_lab.results.records import Record
 from stc_lab.types import Answer, Decision, FrameReport, Question, Stream
@@ -191,7 +190,7 @@ class ContextSession:
             self._on_frames(len(chunk))
 
     def flush(self) -> None:
-        """Divide the frames as a question at this moment does, without asking one."""
+        """Remember what still waits for more frames: no question follows, and their cost belongs to the last one."""
         self.push_waiting()
         if self.shown.num_frames:
             self._note(self.session.flush())
@@ -199,9 +198,7 @@ class ContextSession:
     def ask(self, question: Question) -> Answer:
         """Ask the session, after all frames it was to be shown."""
         self.push_waiting()
-        answer = self.session.ask(question)
-        self._note(self.session.flush())  # frames that had waited for more, until the question came
-        return answer
+        return self.session.ask(question)
 
     def watch(self, question: Question) -> None:
         """Let a session that can decide when to answer ``question``, from the next frame on.
@@ -209,7 +206,7 @@ class ContextSession:
         Raises ``ValueError`` where the model must decide and the session cannot.
         """
         self.push_waiting()
-        if isinstance(self.session, Proactive):
+        if getattr(self.session, "trigger", None) is not None:
             self._decisions[question.question_id] = []
             self.session.watch(question)
         elif question.polling.decided_by == "model":
@@ -269,7 +266,7 @@ class _StreamRun:
         # A question with a record: polls are repeated, since only their replies tell when it was answered.
         is_recorded = question.question_id not in self._left
         if is_recorded and not (self._reask or due.is_poll):
-            context.flush()
+            context.push_waiting()
             self._end(question, context)
             return None
         record, is_done = None, due.is_last
@@ -287,6 +284,7 @@ class _StreamRun:
         if polls is not None:
             answer.details = {**answer.details, "answered_s": due.time_s}
         stats = context.session.stats()
+        self._flush_if_last(due.question, context)
         return self._recorder.answered(self._stream, due.question, answer, context.shown, stats, polls)
 
     def _poll(self, due: ScheduledQuestion, context: ContextSession) -> Record | None:
@@ -319,6 +317,12 @@ class _StreamRun:
         return self._recorder.silent(
             self._stream, due.question, Answer("", None, DECISION), context.shown, stats, polls
         )
+
+    def _flush_if_last(self, question: Question, context: ContextSession) -> None:
+        """The record of the last question of a session takes over the frames that still wait in it."""
+        others = [left for left in self._left.values() if left.question_id != question.question_id]
+        if all(left.context_start_s != context.start_s for left in others):
+            context.flush()
 
     def _end(self, question: Question, context: ContextSession) -> None:
         """The question is done; a session without pending questions is closed."""

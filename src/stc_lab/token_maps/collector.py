@@ -119,7 +119,7 @@ class _Note:
 
 
 class Collector:
-    """The sink (``stc_lab.backbones.sink``) of one stream: its first ``most_frames`` frames in a row.
+    """The observer of one stream (``stc_lab.encoder.FrameObserver``): its first ``most_frames`` frames in a row.
 
     Not some frames out of all: methods compare a frame with the one before it, so neighbours belong together. What is
     kept of a frame is a small picture and index lists; nothing is computed before :meth:`frames` is called.
@@ -129,7 +129,7 @@ class Collector:
         self._most_frames = most_frames
         self._notes: list[_Note] = []
 
-    def note(self, pixels: np.ndarray, time_s: float, trace: FrameTrace, tower: VisionTower) -> _Note | None:
+    def encoded(self, pixels: np.ndarray, time_s: float, trace: FrameTrace, tower: VisionTower) -> _Note | None:
         """See :class:`FrameSink`; of a pair the second frame is shown."""
         if len(self._notes) >= self._most_frames:
             return None
@@ -138,7 +138,7 @@ class Collector:
         picture.thumbnail(LARGEST_PIXELS, reducing_gap=2.0)
         return _Note(picture.copy(), time_s, replace(trace, similarity=None, groups=groups), tower)
 
-    def add(self, note: _Note, full: VisualTokens, kept: VisualTokens | None) -> None:
+    def remembered(self, note: _Note, full: VisualTokens, kept: VisualTokens | None) -> None:
         """See :class:`FrameSink`."""
         if len(self._notes) >= self._most_frames:
             return
