@@ -19,7 +19,7 @@ from stc_lab.config.build import settings_of, target_of
 from stc_lab.report.paper import paper_rows
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
-ROWS = sorted(path.stem for path in (conf_dir() / "row").glob("*.yaml"))
+ROWS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 NEEDED = ("dataset.root=.", "dataset.videos=.")
 EQUAL = {"rekv_stc_equal", "rekv_random", "rekv_uniform", "rekv_downsample"}
 
@@ -92,7 +92,7 @@ def test_rows_are_those_of_the_paper() -> None:
     """Same methods, same settings as the printed tables say; and no row is left away."""
     labels = {}
     for name in set(ROWS) - EQUAL:
-        cfg = composed(f"row={name}")
+        cfg = composed(f"method={name}")
         labels[" + ".join([cfg.backbone.name, *(n for n in (cfg.cacher.name, cfg.pruner.name) if n != "none")])] = cfg
     printed = {row.label: row for table in ("ovobench", "streamingbench", "mlvu") for row in paper_rows(table)}
     assert set(labels) == set(printed)
@@ -107,15 +107,15 @@ def test_rows_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize(("name", "table"), [("table1", "ovobench"), ("table2", "streamingbench"), ("table3", "mlvu")])
 def test_tables_have_the_rows_of_the_paper(name: str, table: str) -> None:
-    cfgs = [composed(f"row={row}") for row in params_of(name)["row"].split(",")]
+    cfgs = [composed(f"method={row}") for row in params_of(name)["method"].split(",")]
     methods = {(cfg.backbone.name, cfg.cacher.name, cfg.pruner.name) for cfg in cfgs}
     assert methods == {(row.backbone, row.cacher, row.pruner) for row in paper_rows(table)}
 
 
 def test_equal_budgets_are_equal() -> None:
     kept = set()
-    for row in params_of("table1_equal_budget")["row"].split(","):
-        cfg = composed(f"row={row}")
+    for row in params_of("table1_equal_budget")["method"].split(","):
+        cfg = composed(f"method={row}")
         if cfg.cacher.name == "tome":
             kept.add(cfg.cacher.num_tokens)
         elif cfg.pruner.name != "none":

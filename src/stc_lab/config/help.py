@@ -53,7 +53,7 @@ More:  --cfg job             print the settings of a run without running it (--r
        eval "$(stc_lab -sc install=bash)"   tab completion in this shell (fish and zsh: install=fish, install=zsh)
 """
 
-GROUPS = ("backbone", "memory", "cacher", "pruner", "dataset", "trainer", "logger", "experiment", "debug")
+GROUPS = ("backbone", "memory", "cacher", "pruner", "dataset", "trainer", "logger", "method", "experiment", "debug")
 WIDEST_SETTING = 48
 BASE = re.compile(r"^  - (?:/\w+: )?(\w+)$", re.MULTILINE)
 COMMENTED = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<rest>.*)$")
@@ -88,9 +88,10 @@ def _groups(chosen: dict[str, Any]) -> str:
         if group in ("hydra", "paths"):
             continue
         lines.append(f"  {group}")
+        width = max([14, *map(len, choices)])
         for choice in choices:
             mark = "*" if chosen.get(group) == choice else " "
-            lines.append(f"    {mark} {choice:<14} {describe_choice(group, choice)}".rstrip())
+            lines.append(f"    {mark} {choice:<{width}} {describe_choice(group, choice)}".rstrip())
     return "\n".join(lines) + "\n"
 
 
