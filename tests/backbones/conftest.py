@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from stc_lab.backbones.rekv import ReKV
+from stc_lab.backbones.base import VideoModel
+from stc_lab.backbones.llava_onevision import LlavaOnevision
+from stc_lab.cachers.base import Cacher
+from stc_lab.measure import StageTimer
+from stc_lab.memories.base import Memory
+from stc_lab.memories.recent import Recent
+from stc_lab.memories.rekv import ReKV
+from stc_lab.pruners.base import Pruner
+from stc_lab.session import StreamSession
 from stc_lab.types import Question
 
 IMAGE_SIZE = 20
@@ -37,6 +46,17 @@ PROCESSOR = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+
+
+@dataclass(frozen=True)
+class OnMemory:
+    """A loaded model with a memory, to open sessions on."""
+
+    model: VideoModel
+    memory: Memory
+
+    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamSession:
+        return StreamSession(self.model, cacher, pruner, self.memory, timer)
 
 
 @pytest.fixture
@@ -129,19 +149,38 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("tiny"), tiny_model())
 
 
-@pytest.fixture(scope="session")
-def new_backbone(checkpoint_folder: Path) -> Callable[..., ReKV]:
-    """Backbone on the tiny checkpoint with a small window; keyword arguments override."""
+def on_memory(folder: Path, kind: type[Memory], sizes: dict, dtype: torch.dtype | None = None) -> OnMemory:
+    """A tiny LLaVA-OneVision with a memory of ``kind``; ``sizes`` go to whoever declares them."""
+    own = {field.name for field in fields(kind)}
+    memory = kind(**{key: value for key, value in sizes.items() if key in own})
+    settings = {key: value for key, value in sizes.items() if key not in own}
+    return OnMemory(LlavaOnevision(checkpoint=str(folder), name=kind().name, **settings).load(dtype=dtype), memory)
 
-    def make(**changes) -> ReKV:
-        settings = {"tokens_per_frame": TOKENS_PER_FRAME, "n_local": 90, "topk": 4, "dtype": "float32", **changes}
-        return ReKV(str(checkpoint_folder), **settings)
+
+@pytest.fixture(scope="session")
+def new_backbone(checkpoint_folder: Path) -> Callable[..., OnMemory]:
+    """ReKV on the tiny checkpoint with a small window; keyword arguments override."""
+
+    def make(dtype: torch.dtype = torch.float32, **changes) -> OnMemory:
+        sizes = {"tokens_per_frame": TOKENS_PER_FRAME, "n_local": 90, "topk": 4, **changes}
+        return on_memory(checkpoint_folder, ReKV, sizes, dtype)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def backbone(new_backbone: Callable[..., ReKV]) -> ReKV:
+def new_recent(checkpoint_folder: Path) -> Callable[..., OnMemory]:
+    """The last three frames on the tiny checkpoint; keyword arguments override."""
+
+    def make(**changes) -> OnMemory:
+        sizes = {"tokens_per_frame": TOKENS_PER_FRAME, "num_frames": 3, **changes}
+        return on_memory(checkpoint_folder, Recent, sizes, torch.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone(new_backbone: Callable[..., OnMemory]) -> OnMemory:
     return new_backbone()
 
 

@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.base import Backbone
-from stc_lab.backbones.recent import Recent
-from stc_lab.backbones.rekv import ReKV
 from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.cachers.tome import ToMeCacher
+from stc_lab.memories.streamforest import StreamForestMemory
 from stc_lab.predict.fidelity import FidelitySession, feature_fidelity
 from stc_lab.predict.recorder import Recorder
 from stc_lab.predict.stream import StreamTask, run_stream
@@ -28,6 +27,7 @@ from stc_lab.pruners.random import RandomPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.pruners.vidcom2 import VidCom2Pruner
 from stc_lab.results.records import Record, answer_view
+from stc_lab.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question, Stream
 
 Frames = list[np.ndarray]
@@ -40,7 +40,7 @@ METHODS = {
 }
 
 
-def shadowed(backbone: Backbone, cacher, pruner, **aside) -> FidelitySession:
+def shadowed(backbone, cacher, pruner, **aside) -> FidelitySession:
     return FidelitySession(backbone.open(cacher, pruner), backbone.open(NoCacher(), NoPruner()), **aside)
 
 
@@ -51,7 +51,6 @@ def run(session, video: Frames, question: Question) -> tuple[list[FrameReport], 
         reports += session.push([frame], [float(index)])
         if index == 5:
             answers.append(session.ask(question))
-            reports += session.flush()
     answers += [session.ask(question), session.ask(OPEN)]
     return reports + session.flush(), answers
 
@@ -67,7 +66,7 @@ def plain(reports: list[FrameReport], answers: list[Answer]) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def backbone(new_backbone: Callable[..., ReKV]) -> ReKV:
+def backbone(new_backbone: Callable):
     return new_backbone(max_new_tokens=2)
 
 
@@ -77,16 +76,17 @@ def video(video: Frames) -> Frames:
 
 
 @pytest.fixture(params=["rekv", "recent", "streamforest"])
-def any_backbone(request: pytest.FixtureRequest, backbone: ReKV, checkpoint_folder: Path, forest_folder: Path):
+def any_backbone(request: pytest.FixtureRequest, backbone, new_recent: Callable, forest_folder: Path):
     if request.param == "rekv":
         return backbone
     if request.param == "recent":
-        return Recent(str(checkpoint_folder), tokens_per_frame=9, num_frames=3, dtype="float32")
-    sizes = {"tokens_per_frame": 8, "short_frames": 3, "split_window": 2, "event_tokens": 4, "quota": 12}
-    return StreamForest(str(forest_folder), **sizes, max_new_tokens=4, dtype="float32")
+        return new_recent()
+    memory = StreamForestMemory(short_frames=3, split_window=2, event_tokens=4, quota=12)
+    model = StreamForest(checkpoint=str(forest_folder), tokens_per_frame=8, max_new_tokens=4).load(dtype=torch.float32)
+    return SimpleNamespace(open=lambda cacher, pruner: StreamSession(model, cacher, pruner, memory))
 
 
-def test_uncompressed_is_exactly_itself(any_backbone: Backbone, video: Frames, question: Question) -> None:
+def test_uncompressed_is_exactly_itself(any_backbone, video: Frames, question: Question) -> None:
     reports, answers = run(shadowed(any_backbone, NoCacher(), NoPruner()), video, question)
     exact = {"feature_cosine": 1.0, "worst_token_cosine": 1.0}
     assert [report.fidelity for report in reports] == [exact] * len(video)
@@ -97,7 +97,7 @@ def test_uncompressed_is_exactly_itself(any_backbone: Backbone, video: Frames, q
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_changes_nothing_and_sees_what_is_lost(name: str, backbone: ReKV, video: Frames, question: Question) -> None:
+def test_it_changes_nothing_and_sees_what_is_lost(name: str, backbone, video: Frames, question: Question) -> None:
     cacher, pruner = METHODS[name]
     alone = run(backbone.open(cacher, pruner), video, question)
     measured = run(shadowed(backbone, cacher, pruner), video, question)
@@ -112,20 +112,20 @@ def test_it_changes_nothing_and_sees_what_is_lost(name: str, backbone: ReKV, vid
         assert 0 < min(cosines) < 0.9999
 
 
-def test_features_are_compared_frame_by_frame(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_features_are_compared_frame_by_frame(backbone, video: Frames, question: Question) -> None:
     cacher, pruner = METHODS["window"]
     reports, _ = run(shadowed(backbone, cacher, pruner), video, question)
     state = cacher.new_state()
     for frame, report in zip(video, reports, strict=True):
-        pixels = backbone.preprocess([frame])
-        (features,) = cacher.encode(backbone.tower, pixels, state).features
-        (dense,) = NoCacher().encode(backbone.tower, pixels, None).features
+        pixels = backbone.model.preprocess([frame])
+        (features,) = cacher.encode(backbone.model.tower, pixels, state).features
+        (dense,) = NoCacher().encode(backbone.model.tower, pixels, None).features
         assert report.fidelity == feature_fidelity(features, dense)
         cosine = torch.nn.functional.cosine_similarity(features, dense, dim=-1)
         assert report.fidelity["feature_cosine"] == pytest.approx(cosine.mean().item(), abs=2e-6)
 
 
-def test_the_reference_runs_aside_and_only_the_reference(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_the_reference_runs_aside_and_only_the_reference(backbone, video: Frames, question: Question) -> None:
     calls: list[str] = []
 
     @contextmanager
@@ -179,7 +179,7 @@ def records(open_session: Callable, video: Frames, recorded: frozenset[str] = fr
     return list(run_stream(task, open_session, Source(video), recorder, chunk_size=3))
 
 
-def test_context_windows_and_resuming(backbone: ReKV, video: Frames) -> None:
+def test_context_windows_and_resuming(backbone, video: Frames) -> None:
     methods = METHODS["chunks"]
     whole = records(lambda: shadowed(backbone, *methods), video)
     alone = records(lambda: backbone.open(*methods), video)
@@ -193,7 +193,7 @@ def test_context_windows_and_resuming(backbone: ReKV, video: Frames) -> None:
         assert again.frames["fidelity"] == record.frames["fidelity"]
 
 
-def test_what_is_left_out_is_no_wall_time(monkeypatch: pytest.MonkeyPatch, backbone: ReKV, video: Frames) -> None:
+def test_what_is_left_out_is_no_wall_time(monkeypatch: pytest.MonkeyPatch, backbone, video: Frames) -> None:
     now = 0.0
     monkeypatch.setattr("stc_lab.predict.recorder.time.perf_counter", lambda: now)
     recorder = Recorder("f", FolderBenchmark("."), "cpu")

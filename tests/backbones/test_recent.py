@@ -10,33 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.prompts import INIT, answer_prompt
-from stc_lab.backbones.recent import Recent
-from stc_lab.backbones.recent_session import RecentSession
+from stc_lab.backbones.llava_onevision import INIT, LlavaOnevision, answer_prompt
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
+from stc_lab.memories.recent import Recent
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import StreamSession
 from stc_lab.types import Answer, Question
 
 Frames = list[np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def new_recent(checkpoint_folder: Path) -> Callable[..., Recent]:
-    def make(**changes) -> Recent:
-        settings = {"tokens_per_frame": 9, "num_frames": 3, "dtype": "float32", **changes}
-        return Recent(str(checkpoint_folder), **settings)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def recent(new_recent: Callable[..., Recent]) -> Recent:
+def recent(new_recent: Callable):
     return new_recent()
 
 
-def opened(backbone: Recent) -> RecentSession:
+def opened(backbone) -> StreamSession:
     return backbone.open(STCCacher(interval=3, update_ratio=0.3), STCPruner(budget=5, window=3))
 
 
@@ -44,41 +35,41 @@ def facts(answer: Answer) -> tuple:
     return replace(answer, ttft_ms=0.0, latency_ms={}), tuple(answer.latency_ms)
 
 
-def run(session: RecentSession, video: Frames, question: Question) -> Answer:
+def run(session: StreamSession, video: Frames, question: Question) -> Answer:
     session.push(video, [float(t) for t in range(len(video))])
     return session.ask(question)
 
 
 @pytest.mark.parametrize("image_newline", [False, True])
 def test_answer_equals_the_offline_model_on_the_last_frames(
-    new_recent: Callable[..., Recent], video: Frames, question: Question, image_newline: bool
+    new_recent: Callable, video: Frames, question: Question, image_newline: bool
 ) -> None:
     backbone = new_recent(image_newline=image_newline, answer_reader="letter_logits")
     answer = run(backbone.open(NoCacher(), NoPruner()), video, question)
-    model = backbone.model
+    lab, model = backbone.model, backbone.model.model
     with torch.no_grad():
-        pixels = backbone.preprocess(video[-3:])
+        pixels = lab.preprocess(video[-3:])
         features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
         tokens = model.model.apply_pooling(model.model.multi_modal_projector(features)).flatten(0, 1)
         newline = model.model.image_newline[None] if image_newline else tokens[:0]
-        text = [backbone.decoder.embed(backbone.loaded.token_ids(part)) for part in (INIT, answer_prompt(question))]
+        text = [lab.decoder.embed(lab.token_ids(part)) for part in (INIT, answer_prompt(question))]
         embeds = torch.cat((text[0], tokens, newline, text[1]))[None]
         logits = model.lm_head(model.model.language_model(inputs_embeds=embeds).last_hidden_state[0, -1])
-    expected = [logits[backbone.letter_id(letter)].item() for letter in "ABC"]
+    expected = [logits[lab.letter_id(letter)].item() for letter in "ABC"]
     assert list(answer.letter_logits.values()) == pytest.approx(expected, abs=1e-4)
     assert answer.prediction == "ABC"[int(np.argmax(expected))]
-    assert answer.details["num_visual_tokens"] == 27 + image_newline
+    assert answer.details["num_visual_tokens"] == answer.tokens_read == 27
     assert answer.details["prompt_kv_bytes"] == embeds.shape[1] * 2 * 2 * 2 * 8 * 4
     assert answer.details["first_frame_time_s"] == len(video) - 3
 
 
-def test_older_frames_are_forgotten(recent: Recent, video: Frames, question: Question) -> None:
+def test_older_frames_are_forgotten(recent, video: Frames, question: Question) -> None:
     whole, tail = recent.open(NoCacher(), NoPruner()), recent.open(NoCacher(), NoPruner())
     tail.push(video[-3:], [float(t) for t in range(len(video) - 3, len(video))])
     assert facts(run(whole, video, question)) == facts(tail.ask(question))
 
 
-def test_interleaved_sessions_equal_separate_ones(recent: Recent, video: Frames, question: Question) -> None:
+def test_interleaved_sessions_equal_separate_ones(recent, video: Frames, question: Question) -> None:
     other = [255 - frame for frame in video[::-1]]
     expected = facts(run(opened(recent), video, question)), facts(run(opened(recent), other, question))
     first, second = opened(recent), opened(recent)
@@ -89,7 +80,7 @@ def test_interleaved_sessions_equal_separate_ones(recent: Recent, video: Frames,
     assert (facts(first.ask(question)), facts(second.ask(question))) == expected
 
 
-def test_memory_is_the_window(recent: Recent, video: Frames, question: Question) -> None:
+def test_memory_is_the_window(recent, video: Frames, question: Question) -> None:
     session = opened(recent)
     fresh = session.stats()
     assert fresh["kv_bytes_device"] == 0 and session.ask(question).details["num_visual_tokens"] == 0
@@ -104,27 +95,32 @@ def test_memory_is_the_window(recent: Recent, video: Frames, question: Question)
     assert session.stats() == fresh
 
 
-def settings(folder: Path | str, **changes) -> dict:
-    return {"checkpoint": str(folder), "tokens_per_frame": 9, "name": "recent", **changes}
-
-
-def test_shipped_checkpoint_is_that_of_rekv() -> None:
-    Recent.check_settings({"checkpoint": "pocket", "tokens_per_frame": 196})
+def test_a_budget_is_filled_with_the_newest_frames(
+    new_recent: Callable, video: Frames, question: Question
+) -> None:
+    answer = run(new_recent(budget=17).open(NoCacher(), STCPruner(budget=5)), video, question)
+    assert answer.tokens_read == answer.tokens_read_max == 15  # three frames of five tokens; a fourth does not fit
+    assert answer.details["first_frame_time_s"] == len(video) - 3
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 0}, "backbone.num_frames=0: must be at least 1"),
-        ({"answer_reader": "guess"}, "backbone.answer_reader=guess: must be one of"),
-        ({"tokens_per_frame": 196}, "set backbone.tokens_per_frame=9"),
+        ({"num_frames": 0}, "memory.num_frames=0: must be at least 1"),
+        ({"budget": 0}, "memory.budget=0: must be at least 1"),
+        ({"num_frames": None}, "give one of them"),
     ],
 )
-def test_wrong_settings_are_named(checkpoint_folder: Path, changes: dict, message: str) -> None:
+def test_wrong_settings_are_named(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Recent.check_settings(settings(checkpoint_folder, **changes))
+        Recent(**changes)
 
 
-def test_a_window_beyond_the_context_is_refused(checkpoint_folder: Path) -> None:
-    with pytest.raises(ValueError, match="num_frames=9000: .* lower num_frames to at most 6553"):
-        Recent.check_combination(settings(checkpoint_folder, num_frames=9000), NoCacher(), STCPruner(budget=5))
+def test_a_window_must_fit_the_context_and_hold_a_frame(checkpoint_folder: Path) -> None:
+    model = LlavaOnevision(checkpoint=str(checkpoint_folder), tokens_per_frame=9)
+    with pytest.raises(ValueError, match=r"memory.num_frames=9000: .* lower memory.num_frames to at most 6553"):
+        model.check(NoCacher(), STCPruner(budget=5), Recent(num_frames=9000))
+    with pytest.raises(ValueError, match=r"memory.budget=40000: .* lower memory.budget to at most 32767"):
+        model.check(NoCacher(), STCPruner(budget=5), Recent(budget=40000))
+    with pytest.raises(ValueError, match="memory.budget=4: a single frame has 5 tokens; raise it to at least 5"):
+        model.check(NoCacher(), STCPruner(budget=5), Recent(budget=4))

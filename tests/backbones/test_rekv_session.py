@@ -9,21 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.prompts import INIT, answer_prompt
-from stc_lab.backbones.rekv import ReKV
-from stc_lab.backbones.rekv_session import ReKVSession
+from stc_lab.backbones.llava_onevision import INIT, answer_prompt
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.base import FrameContext
+from stc_lab.pruners.dycoke import DyCokePruner
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.pruners.vidcom2 import VidCom2Pruner
+from stc_lab.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question, VisualTokens
 
 Frames = list[np.ndarray]
+WINDOWED = {"vidcom2": VidCom2Pruner(budget=4), "dycoke": DyCokePruner(budget=4)}
 FRAME_STAGES = ["preprocess", "vision", "project", "prune", "prefill"]
 
 
-def opened(backbone: ReKV) -> ReKVSession:
+def opened(backbone) -> StreamSession:
     return backbone.open(STCCacher(interval=3, update_ratio=0.3), STCPruner(budget=5, window=3))
 
 
@@ -32,7 +34,7 @@ def facts(answer: Answer) -> tuple:
     return replace(answer, ttft_ms=0.0, latency_ms={}), tuple(answer.latency_ms)
 
 
-def run(session: ReKVSession, video: Frames, question: Question, start: int = 0) -> Answer:
+def run(session: StreamSession, video: Frames, question: Question, start: int = 0) -> Answer:
     for index, frame in enumerate(video):
         session.push([frame], [float(start + index)])
     return session.ask(question)
@@ -43,27 +45,27 @@ def untimed(report: FrameReport) -> FrameReport:
 
 
 def test_answer_equals_the_one_shot_hf_model(
-    new_backbone: Callable[..., ReKV], video: Frames, question: Question
+    new_backbone: Callable, video: Frames, question: Question
 ) -> None:
     backbone = new_backbone(n_local=10_000, topk=64, answer_reader="letter_logits")
     session = backbone.open(NoCacher(), NoPruner())
     answer = run(session, video, question)
-    model = backbone.model
+    lab, model = backbone.model, backbone.model.model
     with torch.no_grad():
-        pixels = backbone.preprocess(video)
+        pixels = lab.preprocess(video)
         features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
         tokens = model.model.apply_pooling(model.model.multi_modal_projector(features)).flatten(0, 1)
-        text = [backbone.decoder.embed(backbone.loaded.token_ids(part)) for part in (INIT, answer_prompt(question))]
+        text = [lab.decoder.embed(lab.token_ids(part)) for part in (INIT, answer_prompt(question))]
         embeds = torch.cat((text[0], tokens, text[1]))[None]
         hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
         logits = model.lm_head(hidden[0, -1])
-    expected = [logits[backbone.letter_id(letter)].item() for letter in "ABC"]
+    expected = [logits[lab.letter_id(letter)].item() for letter in "ABC"]
     assert list(answer.letter_logits.values()) == pytest.approx(expected, abs=1e-4)
     assert answer.prediction == "ABC"[int(np.argmax(expected))]
     assert answer.reader == "letter_logits" and answer.num_generated_tokens == 0
 
 
-def test_interleaved_sessions_equal_separate_ones(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_interleaved_sessions_equal_separate_ones(backbone, video: Frames, question: Question) -> None:
     other = [255 - frame for frame in video[::-1]]
     expected = facts(run(opened(backbone), video, question)), facts(run(opened(backbone), other, question))
     first, second = opened(backbone), opened(backbone)
@@ -78,7 +80,7 @@ def test_interleaved_sessions_equal_separate_ones(backbone: ReKV, video: Frames,
 @pytest.mark.parametrize("sizes", [(14,), (1,) * 14, (5, 1, 8)])
 @pytest.mark.parametrize("chunk_size", [1, 3])
 def test_how_frames_are_pushed_changes_nothing(
-    backbone: ReKV, video: Frames, question: Question, sizes: tuple[int, ...], chunk_size: int
+    backbone, video: Frames, question: Question, sizes: tuple[int, ...], chunk_size: int
 ) -> None:
     """One by one, or many: reports and answer are the same (chunks that arrive in parts run in parts)."""
 
@@ -98,7 +100,7 @@ def test_how_frames_are_pushed_changes_nothing(
     assert list(answer.letter_logits.values()) == pytest.approx(list(expected.letter_logits.values()), abs=1e-4)
 
 
-def test_questions_do_not_disturb_the_stream(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_questions_do_not_disturb_the_stream(backbone, video: Frames, question: Question) -> None:
     asked, quiet = opened(backbone), opened(backbone)
     for index, frame in enumerate(video):
         reports = [session.push([frame], [float(index)]) for session in (asked, quiet)]
@@ -108,7 +110,24 @@ def test_questions_do_not_disturb_the_stream(backbone: ReKV, video: Frames, ques
     assert facts(asked.ask(question)) == facts(quiet.ask(question))
 
 
-def test_reset_starts_a_new_stream(backbone: ReKV, video: Frames, question: Question) -> None:
+@pytest.mark.parametrize("pruner", WINDOWED.values(), ids=WINDOWED)
+@pytest.mark.parametrize("n_local", [40, 10_000])
+def test_a_question_in_a_window_leaves_later_answers_as_they_were(
+    new_backbone: Callable, video: Frames, question: Question, pruner, n_local: int
+) -> None:
+    """Whatever waits when it comes: later reports, sizes and logits are the same bit for bit."""
+    backbone = new_backbone(n_local=n_local, topk=4)
+    asked, quiet = (backbone.open(STCCacher(interval=3), pruner) for _ in range(2))
+    for index, frame in enumerate(video):
+        reports = [session.push([frame], [float(index)]) for session in (asked, quiet)]
+        assert list(map(untimed, reports[0])) == list(map(untimed, reports[1]))
+        early = asked.ask(question)
+        assert asked.stats() == quiet.stats()
+        assert early.tokens_read_max >= early.tokens_read > 0
+    assert torch.equal(asked.ask(question).first_logits, quiet.ask(question).first_logits)
+
+
+def test_reset_starts_a_new_stream(backbone, video: Frames, question: Question) -> None:
     session = opened(backbone)
     fresh = session.stats()
     expected = facts(run(session, video, question))
@@ -117,7 +136,7 @@ def test_reset_starts_a_new_stream(backbone: ReKV, video: Frames, question: Ques
     assert facts(run(session, video, question)) == expected
 
 
-def test_closed_session_says_so(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_closed_session_says_so(backbone, video: Frames, question: Question) -> None:
     session = opened(backbone)
     run(session, video[:3], question)
     session.close()
@@ -129,7 +148,7 @@ def test_closed_session_says_so(backbone: ReKV, video: Frames, question: Questio
     assert session.push(video[:1], [0.0])
 
 
-def test_reports_account_for_every_frame(backbone: ReKV, video: Frames) -> None:
+def test_reports_account_for_every_frame(backbone, video: Frames) -> None:
     session = opened(backbone)
     reports = session.push(video, [float(t) for t in range(len(video))])
     assert [report.timestamp_s for report in reports] == [float(t) for t in range(len(video))]
@@ -145,11 +164,11 @@ def test_reports_account_for_every_frame(backbone: ReKV, video: Frames) -> None:
     assert reports[-1].flops["prefill"] == reports[-2].flops["prefill"]
 
 
-def test_stats_follow_the_formula(new_backbone: Callable[..., ReKV], video: Frames) -> None:
+def test_stats_follow_the_formula(new_backbone: Callable, video: Frames) -> None:
     backbone = new_backbone(n_local=60, offload=True)
     session = opened(backbone)
     session.push(video, [float(t) for t in range(len(video))])
-    stats, num_init = session.stats(), len(backbone.loaded.token_ids(INIT))
+    stats, num_init = session.stats(), len(backbone.model.token_ids(INIT))
     layers, token_bytes, count = 2, 2 * 8 * 4, len(video)
     window = min(60, num_init + 5 * count)
     assert stats["num_frames"] == stats["num_blocks"] == stats["num_offloaded_blocks"] == count
@@ -159,24 +178,24 @@ def test_stats_follow_the_formula(new_backbone: Callable[..., ReKV], video: Fram
     assert stats["kv_bytes_reserved"] >= layers * 2 * window * token_bytes
 
 
-def test_question_before_any_frame(backbone: ReKV, question: Question) -> None:
+def test_question_before_any_frame(backbone, question: Question) -> None:
     answer = opened(backbone).ask(question)
     assert answer.details["num_blocks"] == answer.details["num_retrieved"] == 0
     assert set(answer.letter_logits) == {"A", "B", "C"}
 
 
-def test_answers_report_their_cost(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_answers_report_their_cost(backbone, video: Frames, question: Question) -> None:
     session = opened(backbone)
     answer = run(session, video, question)
     assert list(answer.latency_ms) == ["retrieve", "question", "generate"]
     assert answer.ttft_ms > 0
-    assert answer.num_prompt_tokens == len(backbone.loaded.token_ids(answer_prompt(question)))
+    assert answer.num_prompt_tokens == len(backbone.model.token_ids(answer_prompt(question)))
     assert answer.details["num_blocks"] == len(video) and answer.details["num_retrieved"] == 4
     assert all(len(blocks) == 4 for blocks in answer.details["retrieved_blocks"])
     assert answer.flops["retrieve"] > 0 and answer.flops["question"] > answer.flops["retrieve"]
 
 
-def test_open_questions_are_generated(new_backbone: Callable[..., ReKV], video: Frames) -> None:
+def test_open_questions_are_generated(new_backbone: Callable, video: Frames) -> None:
     backbone = new_backbone(answer_reader="letter_logits", max_new_tokens=5)
     answer = run(opened(backbone), video, Question("o", 3.0, "What happens?"))
     assert answer.reader == "generate" and answer.letter_logits is None
@@ -196,18 +215,18 @@ class FirstOfPair(NoPruner):
         return [frame.keep(torch.arange(3 if i == 0 else 1)) for i, frame in enumerate(frames)]
 
 
-def test_pruner_window_is_filled_or_flushed(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_pruner_window_is_filled_or_read_on_copies(backbone, video: Frames, question: Question) -> None:
     session = backbone.open(NoCacher(), FirstOfPair())
     counts = [len(session.push([frame], [float(i)])) for i, frame in enumerate(video[:5])]
     assert counts == [0, 2, 0, 2, 0]
     assert session.stats()["num_pending_frames"] == 1
-    session.ask(question)
-    assert session.stats()["num_tokens"] == 4 + 4 + 3
+    assert session.ask(question).details["num_blocks"] == 5  # the frame that waits is read as a shorter window
+    assert session.stats()["num_tokens"] == 4 + 4
     late = session.flush()
     assert [report.timestamp_s for report in late] == [4.0] and session.flush() == []
 
 
-def test_frames_and_times_are_checked(backbone: ReKV, video: Frames, question: Question) -> None:
+def test_frames_and_times_are_checked(backbone, video: Frames, question: Question) -> None:
     session = opened(backbone)
     session.push(video[:2], [0.0, 1.0])
     with pytest.raises(ValueError, match="2 frames came with 1 timestamps"):
@@ -220,14 +239,14 @@ def test_frames_and_times_are_checked(backbone: ReKV, video: Frames, question: Q
         session.ask(replace(question, text=" "))
 
 
-def test_budget_must_fit(backbone: ReKV) -> None:
+def test_budget_must_fit(backbone) -> None:
     with pytest.raises(ValueError, match=r"pruner.budget=10.*1\.\.9"):
         backbone.open(NoCacher(), STCPruner(budget=10))
 
 
-def test_window_must_hold_what_is_retrieved(new_backbone: Callable[..., ReKV]) -> None:
+def test_window_must_hold_what_is_retrieved(new_backbone: Callable) -> None:
     backbone = new_backbone(n_local=30, topk=4)
-    expected = r"backbone.topk=4: 4 blocks of 9 tokens are 36 tokens.*n_local=30; lower topk to at most 3"
+    expected = r"memory.topk=4: 4 blocks of 9 tokens are 36 tokens.*n_local=30; lower topk to at most 3"
     with pytest.raises(ValueError, match=expected):
         backbone.open(NoCacher(), NoPruner())
     assert backbone.open(NoCacher(), STCPruner(budget=7))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stc_lab.backbones.answers import best_letter, read_letter, read_text
-from stc_lab.backbones.prompts import INIT, answer_prompt
+from stc_lab.answers import best_letter, read_letter, read_text
+from stc_lab.backbones.llava_onevision import INIT, answer_prompt
 from stc_lab.types import Question
 
 
