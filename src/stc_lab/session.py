@@ -362,13 +362,6 @@ class StreamSession:
             self._last_time_s = time_s
 
 
-def open_session(
-    model: VideoModel, cacher: Cacher, pruner: Pruner, memory: Memory, timer: StageTimer | None = None
-) -> StreamSession:
-    """Start a stream on a loaded model."""
-    return StreamSession(model, cacher, pruner, memory, timer)
-
-
 def follow(
     session: StreamSession, question: Question, frames: Iterable[tuple[float, np.ndarray]]
 ) -> Iterator[tuple[Decision, Answer]]:
