@@ -12,6 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAX_WORKERS = 4
+sys.path.insert(0, str(Path(__file__).parent))  # tests of several rooms import selective_flops by name
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 if IS_WORKER:  # one thread per worker and per process that its tests start; torch reads this when it is imported

@@ -36,7 +36,7 @@ class Acceleration:
                 raise ValueError("an attention mask reached the vision tower: padded images cannot be accelerated")
             if index == 0:
                 self._features = self._run(hidden_states)
-            if index + 1 < self.tower.num_layers:
+            if index + 1 < self.tower.facts.num_layers:
                 return hidden_states.new_full((1, 1, 1), torch.nan).expand_as(hidden_states)
             features, self._features = self._features, None
             return features
@@ -45,10 +45,11 @@ class Acceleration:
 
     @torch.no_grad()
     def _run(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.tower.num_tokens:
+        num_tokens = self.tower.facts.num_tokens
+        if x.shape[1] != num_tokens:
             raise ValueError(
-                f"a frame has {x.shape[1]} tokens, this tower {self.tower.num_tokens}: give frames of the tower's own "
-                "size (no interpolation of positions)"
+                f"a frame has {x.shape[1]} tokens, this tower {num_tokens}: give frames of the tower's own size (no "
+                "interpolation of positions)"
             )
         encoded = self.cacher.run(self.tower, x, self._state)
         self.traces = encoded.traces
@@ -75,7 +76,7 @@ def accelerate(model: nn.Module, cacher: Cacher, feature_layer: int | None = Non
     layer = _feature_layer(model) if feature_layer is None else feature_layer
     tower = (ClipTower if hasattr(root, "pre_layrnorm") else SiglipTower)(root, layer)
     acceleration = Acceleration(tower, cacher)
-    layers = list(root.encoder.layers)[: tower.num_layers]
+    layers = list(root.encoder.layers)[: tower.facts.num_layers]
     saved = [vars(module).get("forward") for module in layers]
     try:
         for index, module in enumerate(layers):

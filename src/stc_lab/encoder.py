@@ -15,9 +15,8 @@ from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import patch_embed_flops
 from stc_lab.types import FrameReport, VisualTokens
-from stc_lab.vision.base import VisionTower
-from stc_lab.vision.layer_reading import Tap
-from stc_lab.vision.probe import Probe
+from stc_lab.vision.saliency import Saliency, TokenSaliency
+from stc_lab.vision.tower import VisionTower
 
 Span = tuple[float, float] | None
 """Stream time (start, stop) that a temporal patch covers; ``None`` for single frames."""
@@ -46,7 +45,7 @@ class EncodedFrame:
 
     tokens: VisualTokens
     report: FrameReport
-    saliency: Tap | None = None
+    saliency: Saliency | None = None
     note: Any = None
 
 
@@ -67,7 +66,7 @@ class StreamEncoder:
         self._model, self._cacher, self._timer = model, cacher, timer
         self._projects, self._wants_features = projects, features
         self._state = cacher.new_state()
-        self._probe = Probe(needs)
+        self._saliency = TokenSaliency(needs)
         self._view: FrameEncoder | None = None
 
     def changes_size(self, frame: np.ndarray) -> bool:
@@ -83,8 +82,8 @@ class StreamEncoder:
         with timer.stage("preprocess"):
             pixels = view.preprocess(frames)
         with timer.stage("vision"):
-            encoded = self._cacher.encode(self._probe.view(view.tower), pixels, self._state)
-            taps = self._probe.collect(encoded.traces, merged=encoded.sizes is not None)
+            encoded = self._cacher.encode(self._saliency.view(view.tower), pixels, self._state)
+            saliencies = self._saliency.collect(encoded.traces, merged=encoded.sizes is not None)
         with timer.stage("project"):
             projected = self._project(view, encoded)
         latency_ms = {stage: ms / len(frames) for stage, ms in timer.drain().items()}
@@ -97,7 +96,7 @@ class StreamEncoder:
             report.vision_batch_size = trace.batch_size
             report.num_source_frames = self._model.facts.frames_per_patch
             report.flops = {"vision": self._vision_flops(view, trace), "project": self._project_flops(view, encoded)}
-            done.append(EncodedFrame(tokens, report, taps[index]))
+            done.append(EncodedFrame(tokens, report, saliencies[index]))
         if self.shows_features:
             for frame, features in zip(done, encoded.full_grid(), strict=True):
                 frame.report.features = features
@@ -109,7 +108,7 @@ class StreamEncoder:
     def aside(self) -> StreamEncoder:
         """One that goes on from here on copies of all that changes, while this one stays as it is."""
         other = copy.copy(self)
-        other._state, other._probe = copy.deepcopy(self._state), copy.copy(self._probe)
+        other._state, other._saliency = copy.deepcopy(self._state), copy.copy(self._saliency)
         other.observer = None
         return other
 
@@ -127,7 +126,7 @@ class StreamEncoder:
     ) -> VisualTokens:
         """Frame ``index`` of a batch as visual tokens, with all that travels with them."""
         tokens = projected[index]
-        grid = view.grid if self._projects else view.tower.grid
+        grid = view.grid if self._projects else view.tower.facts.grid
         return VisualTokens.full(
             tokens,
             grid if encoded.sizes is None else (1, len(tokens)),

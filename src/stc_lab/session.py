@@ -22,7 +22,7 @@ from stc_lab.pruners.base import Pruner
 from stc_lab.pruners.context import FrameContext
 from stc_lab.triggers import Background, TriggerState
 from stc_lab.types import Answer, Decision, FrameReport, Question, VisualTokens
-from stc_lab.vision.layer_reading import Reading as Saliency
+from stc_lab.vision.saliency import SaliencyReading
 
 
 @final
@@ -255,7 +255,7 @@ class StreamSession:
     def _prune(self, window: Sequence[EncodedFrame], state: Any) -> tuple[list[VisualTokens], list[int]]:
         """What the pruner leaves of frames, and its FLOPs for each, those of asking the tower included."""
         readings = [
-            Saliency() if frame.saliency is None else frame.saliency.read(frame.tokens.grid) for frame in window
+            SaliencyReading() if frame.saliency is None else frame.saliency.read(frame.tokens.grid) for frame in window
         ]
         contexts = [
             FrameContext(frame.tokens.grid, frame.tokens.timestamp_s, reading.attention_received, reading.keys)

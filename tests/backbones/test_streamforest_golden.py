@@ -122,7 +122,7 @@ def assert_case(
     placed = backbone.frame_positions(seen, 0)
     torch.testing.assert_close(placed[-1], tensors[f"{case}.with_position_last"], **TOLERANCE)
 
-    memory = Forest(sizes, backbone.tower.num_heads)
+    memory = Forest(sizes, backbone.tower.facts.num_heads)
     for frame in placed:
         memory.push(frame)
     view = memory.read()
@@ -148,4 +148,4 @@ def test_single_images(facts: dict, tensors: dict[str, Tensor], backbone: Stream
         image = backbone.project_image(first, num_tokens)[0]
         expected = tensors[f"image.projected_choice{choice}"]
         torch.testing.assert_close(image, expected.view(image.shape), **TOLERANCE)
-    assert backbone.project_image(first).shape[1] == backbone.tower.num_tokens
+    assert backbone.project_image(first).shape[1] == backbone.tower.facts.num_tokens

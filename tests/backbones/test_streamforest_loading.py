@@ -173,7 +173,7 @@ def test_pocket_architecture(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10e6
     loaded_again = StreamForest(checkpoint=str(tmp_path)).load(dtype=torch.float32)
     sizes = StreamForestMemory().sizes(loaded_again.facts)
-    assert loaded_again.tower.num_tokens == 729 and sizes.now_tokens == 729
+    assert loaded_again.tower.facts.num_tokens == 729 and sizes.now_tokens == 729
     assert sizes.quota == POCKET_SIZES["quota"]
     again = loaded_again.model.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from selective_flops import selective_frame_flops
 from torch.nn.functional import scaled_dot_product_attention
 
 from stc_lab.bench.app import measure
@@ -65,7 +66,7 @@ def test_vision_bound_is_that_of_the_shapes():
     cachers = {"n4": STCCacher(interval=4), "n1": STCCacher(interval=1)}
     n4, n1 = vision_rows(parts, cachers, **common)
     facts = parts[0].tower.facts
-    dense, selective = vision_flops(facts), vision_flops(facts, [12, 12])
+    dense, selective = vision_flops(facts), selective_frame_flops(facts, [12, 12])
     assert n4.bound == pytest.approx(1 - (dense + 3 * selective) / (4 * dense))
     assert n1.bound == 0
     assert (n4.method, n4.num_pairs, n4.num_frames, n4.num_layers, n4.full_layers) == ("n4", 3, 12, 2, 26)
@@ -108,10 +109,10 @@ def test_the_time_limit_ends_a_part_early():
 
 def test_official_sizes():
     (pocket,) = SIZES["pocket"].tower.slices(None, CPU, torch.float32)
-    assert (pocket.tower.num_tokens, pocket.tower.num_layers, pocket.full_layers) == (729, 3, 3)
+    assert (pocket.tower.facts.num_tokens, pocket.tower.facts.num_layers, pocket.full_layers) == (729, 3, 3)
     assert SIZES["7b"].tower == SIZES["0.5b"].tower
     (shortened,) = SIZES["pocket"].tower.slices(2, CPU, torch.float32)
-    assert (shortened.tower.num_layers, shortened.full_layers, shortened.factor) == (2, 3, 1.5)
+    assert (shortened.tower.facts.num_layers, shortened.full_layers, shortened.factor) == (2, 3, 1.5)
     layers = [random_decoder(SIZES["pocket"].text, n, CPU, torch.float32).shape.num_layers for n in (2, None, 99)]
     assert layers == [2, 5, 5]
 

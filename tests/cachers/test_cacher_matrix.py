@@ -43,10 +43,10 @@ def test_report_fits_the_frames(cacher, tower, stream):
     assert first.recomputed is None and first.similarity is None, "there is nothing yet that could be reused"
     assert first.is_reference == (first.groups is None)
     for trace in encoded.traces:
-        assert len(trace.num_recomputed) == tower.num_layers
+        assert len(trace.num_recomputed) == tower.facts.num_layers
         assert 0 < cacher.flops(tower.facts, trace) <= 1.05 * vision_flops(tower.facts)
         for count, indices in zip(trace.num_recomputed, trace.recomputed or [], strict=trace.recomputed is not None):
-            assert count == len(indices) and 0 <= count <= tower.num_tokens
+            assert count == len(indices) and 0 <= count <= tower.facts.num_tokens
             assert bool((indices.diff() > 0).all())
     assert all(0 <= ratio <= 1 for ratio in encoded.update_ratio)
 

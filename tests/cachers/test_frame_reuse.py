@@ -58,7 +58,7 @@ def test_threshold_one_computes_every_frame_that_differs(tower, stream):
 def test_cost(tower, scenes):
     cacher = FrameReuseCacher(threshold=0.9)
     computed, reused = encode(cacher, tower, scenes).traces[:2]
-    comparison = 6 * tower.num_tokens * tower.hidden_size
+    comparison = 6 * tower.facts.num_tokens * tower.facts.hidden_size
     assert cacher.flops(tower.facts, reused) == comparison
     assert cacher.flops(tower.facts, computed) == comparison + vision_flops(tower.facts)
 

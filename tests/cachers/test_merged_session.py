@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-
 from stc_lab.backbones.rekv import ReKV
+
 from stc_lab.cachers import NoCacher, ToMeCacher
 from stc_lab.config import build, conf_dir
 from stc_lab.pruners import NoPruner
@@ -51,7 +51,7 @@ def test_costs_fall_with_the_tokens(backbone):
 
 
 def test_merging_nothing_gives_the_projector_of_every_patch(backbone):
-    features = torch.randn(1, 729, backbone.tower.hidden_size)
+    features = torch.randn(1, 729, backbone.tower.facts.hidden_size)
     with torch.no_grad():
         projected = backbone.project_merged(features)
         pooled = backbone.model.model.apply_pooling(projected)

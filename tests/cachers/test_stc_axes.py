@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 import torch
+from selective_flops import selective_block_flops
 
 from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.cachers.likeness import FEATURES, METRICS, length, likeness
 from stc_lab.cachers.reference import REUSES
-from stc_lab.measure.flops import vision_flops, vit_selective_block_flops
+from stc_lab.measure.flops import vision_flops
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 VARIANTS = list(itertools.product(FEATURES, REUSES))
@@ -102,7 +103,7 @@ def test_half_precision_is_compared_in_full_precision():
 def test_later_layers_share_the_selection(tower, stream, layer):
     shared = encode(STCCacher(selection_layer=layer), tower, stream).traces[1]
     alone = encode(STCCacher(), tower, stream).traces[1]
-    for index in range(tower.num_layers):
+    for index in range(tower.facts.num_layers):
         if index <= layer:
             assert torch.equal(shared.recomputed[index], alone.recomputed[index])
         else:
@@ -164,8 +165,8 @@ def test_flops_of_the_default_are_those_of_the_formula(tower, stream):
     cacher = STCCacher()
     reference, selective = encode(cacher, tower, stream[:2]).traces
     facts, count = tower.facts, selective.num_recomputed[0]
-    layer = vit_selective_block_flops(facts.num_tokens, count, facts.hidden_size, facts.mlp_size)
-    assert cacher.flops(facts, selective) == tower.num_layers * layer
+    layer = selective_block_flops(facts.num_tokens, count, facts.hidden_size, facts.mlp_size)
+    assert cacher.flops(facts, selective) == tower.facts.num_layers * layer
     assert cacher.flops(facts, reference) == vision_flops(facts)
 
 
@@ -173,7 +174,7 @@ def test_flops_of_the_default_are_those_of_the_formula(tower, stream):
 def test_flops_of_all_tokens_are_those_of_the_tower_and_the_comparison(tower, stream, feature, reuse):
     cacher = STCCacher(feature=feature, reuse=reuse, update_ratio=1.0, selection_layer=0)
     trace = encode(cacher, tower, stream[:2]).traces[1]
-    comparison = 6 * tower.num_tokens * tower.hidden_size
+    comparison = 6 * tower.facts.num_tokens * tower.facts.hidden_size
     assert cacher.flops(tower.facts, trace) == vision_flops(tower.facts) + comparison
 
 

@@ -73,20 +73,20 @@ def test_chunks_compare_with_the_last_frame_of_the_reference_chunk(tower, stream
 
 
 def test_ratio_counts(tower, stream):
-    patches = tower.num_tokens - tower.num_special_tokens
+    patches = tower.facts.num_tokens - tower.facts.num_special_tokens
     encoded = encode(STCCacher(update_ratio=0.3), tower, stream)
-    expected = tower.num_special_tokens + int(patches * 0.3)
-    assert encoded.num_recomputed[1] == [expected] * tower.num_layers
-    assert encoded.num_recomputed[0] == [tower.num_tokens] * tower.num_layers
-    assert encoded.update_ratio[1] == pytest.approx(expected / tower.num_tokens)
+    expected = tower.facts.num_special_tokens + int(patches * 0.3)
+    assert encoded.num_recomputed[1] == [expected] * tower.facts.num_layers
+    assert encoded.num_recomputed[0] == [tower.facts.num_tokens] * tower.facts.num_layers
+    assert encoded.update_ratio[1] == pytest.approx(expected / tower.facts.num_tokens)
     none_asked = encode(STCCacher(update_ratio=0.0), tower, stream)
-    assert none_asked.num_recomputed[1] == [tower.num_special_tokens + 1] * tower.num_layers
+    assert none_asked.num_recomputed[1] == [tower.facts.num_special_tokens + 1] * tower.facts.num_layers
 
 
 @pytest.mark.parametrize("max_update_ratio", [1.0, 0.2])
 def test_threshold_recomputes_what_falls_below(tower, stream, max_update_ratio):
     cacher = STCCacher(threshold=0.97, max_update_ratio=max_update_ratio, protect_cls=False)
-    cap = int(tower.num_tokens * max_update_ratio)
+    cap = int(tower.facts.num_tokens * max_update_ratio)
     for trace in encode(cacher, tower, stream).traces:
         for indices, similarity in zip(trace.recomputed or [], trace.similarity or [], strict=True):
             below = (similarity < 0.97).nonzero().flatten()
@@ -97,7 +97,7 @@ def test_threshold_recomputes_what_falls_below(tower, stream, max_update_ratio):
 
 def test_a_cap_of_zero_recomputes_nothing(tower, stream):
     encoded = encode(STCCacher(threshold=0.9, max_update_ratio=0.0, protect_cls=False), tower, stream)
-    assert encoded.num_recomputed[1] == [0] * tower.num_layers
+    assert encoded.num_recomputed[1] == [0] * tower.facts.num_layers
     assert bool(encoded.features.isfinite().all())
 
 

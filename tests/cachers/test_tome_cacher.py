@@ -44,11 +44,11 @@ def test_trends():
 @pytest.mark.parametrize("settings", [{"num_tokens": 13}, {"num_tokens": 49}, {"keep_ratio": 0.5}, {}], ids=str)
 def test_the_budget_is_exact(tower, stream, settings):
     encoded = encode(ToMeCacher(**settings), tower, stream)
-    patches = tower.num_tokens - tower.num_special_tokens
+    patches = tower.facts.num_tokens - tower.facts.num_special_tokens
     expected = settings.get("num_tokens", int(patches * settings.get("keep_ratio", 0.25)))
     for trace in encoded.traces:
-        assert num_left(trace) == trace.num_recomputed[-1] == expected + tower.num_special_tokens
-    assert encoded.features.shape == (len(stream), tower.num_tokens, tower.hidden_size)
+        assert num_left(trace) == trace.num_recomputed[-1] == expected + tower.facts.num_special_tokens
+    assert encoded.features.shape == (len(stream), tower.facts.num_tokens, tower.facts.hidden_size)
 
 
 def test_nothing_merged_is_the_plain_tower(tower, stream):
@@ -73,7 +73,7 @@ def test_the_class_token_stays_alone(stream, make_tower):
 def test_merged_output_is_in_reading_order(tower, stream):
     merged = encode(ToMeCacher(num_tokens=16, output="merged"), tower, stream)
     grid = encode(ToMeCacher(num_tokens=16), tower, stream)
-    assert merged.features.shape[1] == merged.sizes.shape[1] == 16 + tower.num_special_tokens
+    assert merged.features.shape[1] == merged.sizes.shape[1] == 16 + tower.facts.num_special_tokens
     assert merged.update_ratio == grid.update_ratio
     for f, trace in enumerate(merged.traces):
         groups = trace.groups[-1]
@@ -132,10 +132,10 @@ def test_mistakes_are_named(settings, message):
 def test_what_the_layers_cannot_reach_is_merged_behind_them(tower, stream, num_tokens):
     cacher = ToMeCacher(num_tokens=num_tokens, output="merged")
     encoded = encode(cacher, tower, stream)
-    layers = encode(ToMeCacher(num_tokens=fewest(49, tower.num_layers)), tower, stream)
+    layers = encode(ToMeCacher(num_tokens=fewest(49, tower.facts.num_layers)), tower, stream)
     for f, trace in enumerate(encoded.traces):
-        assert num_left(trace) == encoded.sizes.shape[1] == num_tokens + tower.num_special_tokens
-        assert encoded.sizes[f].sum() == tower.num_tokens
+        assert num_left(trace) == encoded.sizes.shape[1] == num_tokens + tower.facts.num_special_tokens
+        assert encoded.sizes[f].sum() == tower.facts.num_tokens
         assert trace.num_recomputed == layers.traces[f].num_recomputed
         mean = torch.stack([layers.features[f][trace.groups[-1] == g].mean(0) for g in range(num_left(trace))])
         torch.testing.assert_close(encoded.features[f], mean, **CLOSE)

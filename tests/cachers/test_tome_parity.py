@@ -70,7 +70,7 @@ def check(cacher, tower, pixels, combination, data):
     assert encoded.num_recomputed == [counts] * len(pixels)
     assert torch.equal(membership(groups, counts[-1]), data[f"{name}.source"])
     assert torch.equal(membership(groups, counts[-1]).sum(2).float(), data[f"{name}.size"])
-    expected = data[f"{name}.hidden"].gather(1, groups.unsqueeze(-1).expand(-1, -1, tower.hidden_size))
+    expected = data[f"{name}.hidden"].gather(1, groups.unsqueeze(-1).expand(-1, -1, tower.facts.hidden_size))
     torch.testing.assert_close(encoded.features, expected, atol=2e-5, rtol=0)
 
 

@@ -5,15 +5,15 @@ Eager attention: the counter does not see the fused attention kernel of the CPU.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from selective_flops import selective_block_flops, selective_frame_flops
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from stc_lab.measure import flops
+from stc_lab.vision import TowerFacts
 
 
 def _count(run) -> int:
@@ -22,9 +22,10 @@ def _count(run) -> int:
     return counter.get_total_flops()
 
 
-def _tower(**changes) -> SimpleNamespace:
+def _tower(**changes) -> TowerFacts:
     facts = {"num_tokens": 729, "num_special_tokens": 0, "hidden_size": 1152, "mlp_size": 4304, "num_layers": 27}
-    return SimpleNamespace(**{**facts, **changes})
+    unused = {"grid": (27, 27), "num_heads": 16, "image_size": 384, "patch_size": 14}
+    return TowerFacts(**{**facts, **unused, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def test_vision_equals_the_counter_on_siglip() -> None:
     )  # fmt: skip
     model = SiglipVisionModel(config).eval()
     tower = _tower(num_tokens=9, hidden_size=24, mlp_size=56, num_layers=2)
-    assert flops.vision_flops(tower, patch_size=4) == _count(lambda: model(torch.zeros(1, 3, 12, 12)))
+    counted = flops.vision_flops(tower) + flops.patch_embed_flops(9, 24, patch_size=4)
+    assert counted == _count(lambda: model(torch.zeros(1, 3, 12, 12)))
 
 
 def test_selective_block_equals_the_counter_on_its_matrix_products() -> None:
@@ -59,7 +61,7 @@ def test_selective_block_equals_the_counter_on_its_matrix_products() -> None:
         weight((query @ keys.T) @ x)
         (part @ up) @ down.T
 
-    assert flops.vit_selective_block_flops(tokens, selected, hidden, mlp) == _count(products)
+    assert selective_block_flops(tokens, selected, hidden, mlp) == _count(products)
 
 
 def test_projector_equals_the_counter() -> None:
@@ -90,11 +92,6 @@ def test_prefill_in_pieces_costs_what_one_prefill_costs(decoder: Qwen2ForCausalL
 @pytest.mark.parametrize(("interval", "saved"), [(2, 0.346), (4, 0.519)])
 def test_bound_of_reusing_three_quarters_at_official_size(interval: int, saved: float) -> None:
     dense = flops.vision_flops(_tower())
-    selective = flops.vision_flops(_tower(), [182] * 27)
+    selective = selective_frame_flops(_tower(), [182] * 27)
     mean = (dense + (interval - 1) * selective) / interval
     assert 1 - mean / dense == pytest.approx(saved, abs=2e-3)
-
-
-def test_wrong_number_of_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 entries, the tower 27 blocks"):
-        flops.vision_flops(_tower(), [1, 2, 3])

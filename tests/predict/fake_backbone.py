@@ -69,7 +69,7 @@ class FakeSession:
         return reports
 
     def _show(self, frame: np.ndarray, time_s: float) -> None:
-        tower = SimpleNamespace(grid=(3, 3), num_tokens=TOKENS, on_grid=lambda values: values)
+        tower = SimpleNamespace(facts=SimpleNamespace(grid=(3, 3), num_tokens=TOKENS), on_grid=lambda values: values)
         full = VisualTokens.full(torch.zeros(TOKENS, 2), (3, 3), time_s)
         note = self.sink.note(frame, time_s, FrameTrace(True, [TOKENS]), tower)
         if note is not None:

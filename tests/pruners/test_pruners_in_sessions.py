@@ -46,7 +46,7 @@ class PoolingBackbone(Backbone):
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        planes = features.transpose(1, 2).unflatten(2, self.tower.grid)
+        planes = features.transpose(1, 2).unflatten(2, self.tower.facts.grid)
         return interpolate(planes, size=self.grid, mode="bilinear").flatten(2).transpose(1, 2)
 
     def project_merged(self, features: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""VisionZip: upstream numbers through our own tower and probe, and what dominant and contextual tokens are."""
+"""VisionZip: upstream numbers through our own tower, and what dominant and contextual tokens are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stc_lab.cachers import NoCacher
 from stc_lab.pruners import FrameContext, VisionZipPruner
 from stc_lab.types import VisualTokens
 from stc_lab.vision import ClipTower
-from stc_lab.vision.tap import TappedTower
+from stc_lab.vision.saliency import record_block_input
 
 
 class Golden:
@@ -24,12 +24,13 @@ class Golden:
         self.case = json.loads((folder / "visionzip/case.json").read_text())
         self.data = load_file(folder / "visionzip/data.safetensors")
         model = CLIPVisionModel.from_pretrained(folder / "towers/clip").eval()
-        tower = TappedTower(ClipTower(model, feature_layer=-2), -1)
+        tower = ClipTower(model, feature_layer=-2)
+        view, inputs = record_block_input(tower)
         pixels = load_file(folder / "frames/data.safetensors")["pixel_values"].float()[: len(self.data["hidden"])]
-        self.hidden = NoCacher().encode(tower, pixels, None).features
-        block, notes = tower.tap.block, tower.tap.take()
+        self.hidden = NoCacher().encode(view, pixels, None).features
+        block = tower.blocks[-1]
         with torch.no_grad():
-            normed = block.norm1(torch.cat([note.x for note in notes]))
+            normed = block.norm1(torch.cat([entered.x for entered in inputs]))
             key, query = block.key(normed), block.query(normed[:, :1])
             self.keys = block.heads(key)
             self.attention = block.attention_weights(query, key).sum(1)[:, 0]

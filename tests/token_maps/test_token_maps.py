@@ -27,7 +27,8 @@ from stc_lab.token_maps.drawing import (
     tower_panel,
 )
 
-TOWER = SimpleNamespace(grid=(2, 3), num_tokens=7, on_grid=lambda values: values[:, 1:])  # with a class token
+FACTS = SimpleNamespace(grid=(2, 3), num_tokens=7)  # with a class token
+TOWER = SimpleNamespace(facts=FACTS, on_grid=lambda values: values[:, 1:])
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8))
 
 

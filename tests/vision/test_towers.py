@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 
 from stc_lab.cachers import NoCacher
 from stc_lab.vision import ClipTower, SiglipTower
-from stc_lab.vision.attention import multi_head_attention
+from stc_lab.vision.tower import multi_head_attention
 
 SIZES = dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_hidden_layers=3)
 SIZES |= dict(image_size=42, patch_size=6)
@@ -66,8 +66,9 @@ def test_facts():
     facts = ClipTower(make("clip")[1], feature_layer=-2).facts
     assert (facts.num_tokens, facts.grid, facts.num_special_tokens, facts.num_layers) == (50, (7, 7), 1, 2)
     tower = SiglipTower(make("siglip")[1])
-    assert (tower.num_tokens, tower.num_special_tokens, len(tower.blocks)) == (49, 0, tower.num_layers)
-    assert (tower.hidden_size, tower.num_heads, tower.mlp_size) == (48, 4, 80)
+    facts = tower.facts
+    assert (facts.num_tokens, facts.num_special_tokens, len(tower.blocks)) == (49, 0, facts.num_layers)
+    assert (facts.hidden_size, facts.num_heads, facts.mlp_size) == (48, 4, 80)
 
 
 def test_mistakes_are_named():

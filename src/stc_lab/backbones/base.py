@@ -19,7 +19,7 @@ from stc_lab.memories.base import Layout, Memory, ModelFacts
 from stc_lab.memories.recent import num_to_prune
 from stc_lab.pruners.base import Pruner
 from stc_lab.triggers import Trigger
-from stc_lab.vision.base import VisionTower
+from stc_lab.vision.tower import VisionTower
 
 READERS = ("generate", "letter_logits")
 

@@ -104,7 +104,7 @@ class LlavaModel(VideoModel):
         inner = self.model.model
         self.tower = SiglipTower(inner.vision_tower, self.model.config.vision_feature_layer)
         self.decoder = TextDecoder(inner.language_model, self.model.lm_head)
-        self.grid = tuple(math.ceil(side / 2) for side in self.tower.grid)
+        self.grid = tuple(math.ceil(side / 2) for side in self.tower.facts.grid)
         self.layout = LlavaLayout(self)
 
     def encoder(self, frame_size: tuple[int, int]) -> LlavaModel:

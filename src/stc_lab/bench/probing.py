@@ -11,7 +11,7 @@ from stc_lab.bench.rows import median
 from stc_lab.bench.stopwatch import time_ms
 from stc_lab.cachers import NoCacher
 from stc_lab.pruners import FrameContext
-from stc_lab.vision import Probe, VisionTower
+from stc_lab.vision import TokenSaliency, VisionTower
 
 REPEATS = 3
 
@@ -31,10 +31,10 @@ def probe(tower: VisionTower, needs: Collection[str], grid: tuple[int, int], dev
     for seed in range(REPEATS):
         pixels = torch.randn(1, facts.num_channels, facts.image_size, facts.image_size)
         pixels = pixels.normal_(generator=torch.Generator().manual_seed(seed))
-        probing = Probe(needs)
+        probing = TokenSaliency(needs)
         view = probing.view(tower)
         encoded = NoCacher().run(view, tower.embed(pixels.to(device)), None)
-        (tap,) = probing.collect(encoded.traces)
-        times.append(time_ms(device, lambda tap=tap: readings.append(tap.read(grid))))
+        (saliency,) = probing.collect(encoded.traces)
+        times.append(time_ms(device, lambda saliency=saliency: readings.append(saliency.read(grid))))
     reading = readings[-1]
     return Probed(FrameContext(grid, 0.0, reading.attention_received, reading.keys), median(times))

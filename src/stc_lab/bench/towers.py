@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from stc_lab.vision import ClipTower, QwenTower, SiglipTower, VisionTower
-from stc_lab.vision.qwen_plane import MERGE
+from stc_lab.vision.qwen import MERGE
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Slice:
     @property
     def factor(self) -> float:
         """Layers that each of its layers stands for."""
-        return self.full_layers / self.tower.num_layers
+        return self.full_layers / self.tower.facts.num_layers
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from stc_lab.bench.stopwatch import Deadline
 from stc_lab.bench.tower_runs import MethodRun
 from stc_lab.bench.towers import Slice
 from stc_lab.cachers import Cacher, NoCacher
-from stc_lab.vision.base import TowerFacts
+from stc_lab.vision.tower import TowerFacts
 
 MIN_REPEATS = 2
 
@@ -77,7 +77,7 @@ def _with_overhead(row: Row, own_ms: float | None) -> Row:
 def _shape(slices: Sequence[Slice], sizes: str) -> dict[str, object]:
     return {
         "sizes": sizes,
-        "num_layers": sum(part.tower.num_layers for part in slices),
+        "num_layers": sum(part.tower.facts.num_layers for part in slices),
         "full_layers": sum(part.full_layers for part in slices),
         "unit": "pair" if slices[0].tower.facts.patches_per_token > 1 else "frame",
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stc_lab.measure.flops import vision_flops
-from stc_lab.vision.base import TowerFacts, VisionTower
+from stc_lab.vision.tower import TowerFacts, VisionTower
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
 from stc_lab.cachers.likeness import length, likeness, precise
-from stc_lab.vision.base import TowerFacts, VisionTower
+from stc_lab.vision.tower import TowerFacts, VisionTower
 
 
 @dataclass

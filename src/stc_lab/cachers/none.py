@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stc_lab.cachers.base import Cacher, Encoded, dense_trace
-from stc_lab.vision.base import VisionTower
+from stc_lab.vision.tower import VisionTower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stc_lab.cachers.likeness import Feature, Metric, length, likeness, precise
 from stc_lab.cachers.selection import Selection
-from stc_lab.vision.base import Block
+from stc_lab.vision.tower import Block
 
 Reuse = Literal["both", "attention", "mlp"]
 REUSES: tuple[str, ...] = get_args(Reuse)

@@ -10,7 +10,7 @@ from torch import Tensor
 from stc_lab.cachers.likeness import Feature
 from stc_lab.cachers.reference import LayerReference, Rule
 from stc_lab.cachers.selection import Selection
-from stc_lab.vision.base import Block
+from stc_lab.vision.tower import Block
 
 
 def run_selective(

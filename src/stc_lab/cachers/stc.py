@@ -14,7 +14,7 @@ from stc_lab.cachers.selection import Selection, below_threshold, least_similar
 from stc_lab.cachers.selective import run_selective
 from stc_lab.cachers.stc_cost import comparison_flops, selective_block_flops
 from stc_lab.cachers.stc_options import STCOptions
-from stc_lab.vision.base import TowerFacts, VisionTower
+from stc_lab.vision.tower import TowerFacts, VisionTower
 
 Piece = tuple[Tensor, list[FrameTrace]]
 
@@ -138,7 +138,7 @@ class STCCacher(STCOptions):
         return similarity.lt(self.refresh_threshold).float().mean(1)
 
     def _rule(self, tower: VisionTower) -> Rule:
-        num_protected = tower.num_special_tokens if self.protect_cls else 0
+        num_protected = tower.facts.num_special_tokens if self.protect_cls else 0
         return Rule(self.feature, self.metric, self.reuse, lambda similarity: self._select(similarity, num_protected))
 
     def _select(self, similarity: Tensor, num_protected: int) -> Selection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stc_lab.cachers.likeness import Feature
 from stc_lab.cachers.reference import Reuse
-from stc_lab.vision.base import TowerFacts
+from stc_lab.vision.tower import TowerFacts
 
 
 def selective_block_flops(

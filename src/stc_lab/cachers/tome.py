@@ -11,7 +11,7 @@ from stc_lab.cachers.base import Encoded, FrameTrace
 from stc_lab.cachers.merging import match
 from stc_lab.cachers.tome_options import ToMeOptions
 from stc_lab.measure.flops import vit_block_flops
-from stc_lab.vision.base import Block, TowerFacts, VisionTower
+from stc_lab.vision.tower import Block, TowerFacts, VisionTower
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ToMeCacher(ToMeOptions):
         return None
 
     def run(self, tower: VisionTower, x: Tensor, state: None) -> Encoded:
-        if not tower.can_merge or tower.num_special_tokens > 1:
+        if not tower.can_merge or tower.facts.num_special_tokens > 1:
             raise ValueError(f"cacher=tome cannot run on a {type(tower).__name__}: its tokens cannot be merged")
         num_frames, num_tokens, _ = x.shape
         start = torch.arange(num_tokens, device=x.device).expand(num_frames, -1)
@@ -78,7 +78,7 @@ class ToMeCacher(ToMeOptions):
     def _layer(self, block: Block, tower: VisionTower, tokens: _Tokens, num_merged: int) -> None:
         x, normed = tokens.x, block.norm1(tokens.x)
         query, key, value = block.query(normed), block.key(normed), block.value(normed)
-        is_merged = x.shape[1] < tower.num_tokens
+        is_merged = x.shape[1] < tower.facts.num_tokens
         if is_merged and self.proportional_attention:
             mixed = block.attend_weighted(query, key, value, tokens.sizes)
         else:
@@ -86,8 +86,8 @@ class ToMeCacher(ToMeOptions):
         x = x + block.project(mixed)
         groups = tokens.groups[-1]
         if num_merged:
-            metric = key.unflatten(-1, (tower.num_heads, -1)).mean(-2)
-            merge = match(metric, num_merged, tower.num_special_tokens > 0)
+            metric = key.unflatten(-1, (tower.facts.num_heads, -1)).mean(-2)
+            merge = match(metric, num_merged, tower.facts.num_special_tokens > 0)
             x, tokens.sizes = merge.apply(x, tokens.sizes)
             groups = merge.follow(groups)
         tokens.groups.append(groups)
@@ -95,7 +95,7 @@ class ToMeCacher(ToMeOptions):
 
     def _merge_rest(self, tower: VisionTower, tokens: _Tokens) -> None:
         """Down to the exact number, where the layers alone did not get there."""
-        special, num_left = tower.num_special_tokens, self.num_left(tower.facts)
+        special, num_left = tower.facts.num_special_tokens, self.num_left(tower.facts)
         while num_left is not None and tokens.x.shape[1] > num_left + special:
             merge = match(tokens.x, tokens.x.shape[1] - special - num_left, special > 0)
             tokens.x, tokens.sizes = merge.apply(tokens.x, tokens.sizes)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from stc_lab.cachers.base import Cacher
 from stc_lab.cachers.merge_schedule import TRENDS, Trend, exact_schedule, released_schedule
 from stc_lab.cachers.selection import share
-from stc_lab.vision.base import TowerFacts
+from stc_lab.vision.tower import TowerFacts
 
 DEFAULT_KEEP_RATIO = 0.25
 

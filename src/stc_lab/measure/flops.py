@@ -7,19 +7,9 @@ compared with is the ratio of two such counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
-
-class TowerFacts(Protocol):
-    """What a vision tower says about itself; ``num_tokens`` includes special tokens such as CLS."""
-
-    num_tokens: int
-    num_special_tokens: int
-    hidden_size: int
-    mlp_size: int
-    num_layers: int
+from stc_lab.vision.tower import TowerFacts
 
 
 @dataclass(frozen=True)
@@ -53,50 +43,16 @@ def vit_block_flops(num_tokens: int, hidden: int, mlp: int, num_pairs: int | Non
     return 8 * num_tokens * hidden**2 + 4 * pairs * hidden + 4 * num_tokens * hidden * mlp
 
 
-def vit_selective_block_flops(
-    num_tokens: int, num_selected: int, hidden: int, mlp: int, num_pairs: int | None = None
-) -> int:
-    """The same block when only ``S = num_selected`` tokens are recomputed against a reference frame.
-
-    Keys of all tokens, ``2 T C^2``; cosine of every key with its reference (three dot products of length C),
-    ``6 T C``; query, value and output projections of the selected, ``6 S C^2``; selected against all,
-    ``4 S T C`` (``num_pairs / T`` in place of ``T`` where attention is local); MLP of the selected, ``4 S C M``.
-    """
-    selection = 2 * num_tokens * hidden**2 + 6 * num_tokens * hidden
-    pairs = num_selected * (num_tokens**2 if num_pairs is None else num_pairs) // num_tokens
-    attention = 6 * num_selected * hidden**2 + 4 * pairs * hidden
-    return selection + attention + 4 * num_selected * hidden * mlp
-
-
 def patch_embed_flops(num_patches: int, hidden: int, patch_size: int, channels: int = 3) -> int:
     """The strided convolution that turns ``patch_size x patch_size`` pixels into ``hidden`` features."""
     return 2 * num_patches * hidden * channels * patch_size**2
 
 
-def vision_flops(tower: TowerFacts, num_recomputed: Sequence[int] | None = None, patch_size: int | None = None) -> int:
-    """One frame through all blocks of a tower, plus its patch embedding when ``patch_size`` is given.
-
-    ``num_recomputed`` [L]: tokens recomputed in each block of a selective frame; ``None``: a dense (reference)
-    frame. A tower whose tokens are groups says so in ``patches_per_token``, local attention in ``attention_pairs``.
-    Raises ``ValueError`` when the length of ``num_recomputed`` is not the number of blocks.
-    """
-    group = getattr(tower, "patches_per_token", 1)
-    num_tokens, shape = group * tower.num_tokens, (tower.hidden_size, tower.mlp_size)
-    pairs = getattr(tower, "attention_pairs", None) or (None,) * tower.num_layers
-    if num_recomputed is None:
-        blocks = sum(vit_block_flops(num_tokens, *shape, num_pairs) for num_pairs in pairs)
-    else:
-        if len(num_recomputed) != tower.num_layers:
-            raise ValueError(f"num_recomputed has {len(num_recomputed)} entries, the tower {tower.num_layers} blocks")
-        counts = [group * int(n) for n in num_recomputed]
-        blocks = sum(
-            vit_selective_block_flops(num_tokens, n, *shape, num_pairs)
-            for n, num_pairs in zip(counts, pairs, strict=True)
-        )
-    if patch_size is None:
-        return blocks
-    num_patches, channels = num_tokens - tower.num_special_tokens, getattr(tower, "num_channels", 3)
-    return blocks + patch_embed_flops(num_patches, tower.hidden_size, patch_size, channels)
+def vision_flops(facts: TowerFacts) -> int:
+    """One dense frame through all blocks of a tower, without its patch embedding."""
+    num_tokens = facts.patches_per_token * facts.num_tokens
+    pairs = facts.attention_pairs or (None,) * facts.num_layers
+    return sum(vit_block_flops(num_tokens, facts.hidden_size, facts.mlp_size, num_pairs) for num_pairs in pairs)
 
 
 def projector_flops(num_tokens: int, in_dim: int, hidden: int) -> int:

@@ -1,22 +1,22 @@
-"""Times of the stages of one frame or one question.
+"""Times of the stages of one frame or one question, and the peak memory of a run.
 
 On a CPU a stage is the wall time between entry and exit. On CUDA it is the time between two events in the
-current stream, so that nothing waits inside a stage; :meth:`StageTimer.drain` synchronises once and reads
-them all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile. On Apple
+current stream, so that nothing waits inside a stage; ``StageTimer.drain`` synchronises once and reads them
+all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile. On Apple
 GPUs the device is synchronised at both ends of a stage.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
-
-__all__ = ["FRAME_STAGES", "QUESTION_STAGES", "StageTimer"]
+GIB = 1024**3
 
 
 class StageTimer:
@@ -42,8 +42,8 @@ class StageTimer:
             self._open = None
 
     @contextmanager
-    def apart(self, name: str) -> Iterator[None]:
-        """Inside a stage: time the block under ``name`` instead. Outside of any it is :meth:`stage`."""
+    def attribute_to(self, name: str) -> Iterator[None]:
+        """Inside a stage: time the block under ``name`` instead. Outside of any it is ``stage``."""
         outer, self._open = self._open, None
         if outer is not None:
             self._add(outer, self._started)
@@ -71,7 +71,7 @@ class StageTimer:
             self._host_ms[name] = self._host_ms.get(name, 0.0) + ms
 
     def mark(self) -> float:
-        """A point in time for :meth:`elapsed_ms`, once the device has finished what was queued before."""
+        """A point in time for ``elapsed_ms``, once the device has finished what was queued before."""
         self._synchronize()
         return time.perf_counter()
 
@@ -100,3 +100,17 @@ class StageTimer:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+
+def reset_peak_memory(device: str | torch.device) -> None:
+    """Start a new peak on CUDA. The peak of a CPU process cannot be reset and covers its whole life."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_mem_gib(device: str | torch.device) -> float:
+    """Peak GiB: allocated by torch on CUDA, resident set of this process (model included) elsewhere."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB

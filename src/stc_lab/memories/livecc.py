@@ -115,7 +115,7 @@ class LiveCCState(SpeakingState):
         flops = self.context.flops - flops_before
         self.pending_ids = []
         self._num_turns += 1
-        with self.timer.apart("speak"):
+        with self.timer.attribute_to("speak"):
             self._comment(logits, frames)
         return flops
 

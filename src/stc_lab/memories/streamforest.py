@@ -22,7 +22,7 @@ from stc_lab.measure.flops import projector_flops
 from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
-from stc_lab.vision.base import VisionTower
+from stc_lab.vision.tower import VisionTower
 
 MODES = ("online", "lazy")
 SIZES = ("now_frames", "now_tokens", "short_frames", "split_window", "event_tokens", "quota")
@@ -467,7 +467,7 @@ class StreamForestState(MemoryState):
 
     def __init__(self, settings: StreamForestMemory, model: ForestModel, timer: StageTimer) -> None:
         self._settings, self._model, self._timer = settings, model, timer
-        self.forest = Forest(settings.sizes(model.facts), model.tower.num_heads)
+        self.forest = Forest(settings.sizes(model.facts), model.tower.facts.num_heads)
         self.first_s = self.last_s = 0.0
 
     def remember(self, frames: Sequence[VisualTokens]) -> list[int]:

@@ -395,7 +395,7 @@ class StreamingVLMState(SpeakingState):
         logits = sequence.read()
         flops = sequence.flops - flops_before
         sequence.spans.append(Span(REPLY, number, []))
-        with self.timer.apart("speak"):
+        with self.timer.attribute_to("speak"):
             self._comment(logits, frames)
         sequence.spans.append(Span(REPLY_TAIL, number, [self.model.end_of_turn_id]))
         self._num_rounds += 1

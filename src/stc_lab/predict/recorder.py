@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from stc_lab.benchmarks.base import Benchmark
-from stc_lab.measure.memory import peak_mem_gib
+from stc_lab.measure import peak_mem_gib
 from stc_lab.results.records import Record
 from stc_lab.types import Answer, Decision, FrameReport, Question, Stream
 

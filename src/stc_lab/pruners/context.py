@@ -29,5 +29,5 @@ class FrameContext:
         if missing:
             raise ValueError(
                 f"{method} needs {' and '.join(missing)} of the vision tower: pass context=[FrameContext(...), ...], "
-                "one per frame (stc_lab.vision.Probe measures them)"
+                "one per frame (stc_lab.vision.TokenSaliency measures them)"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stc_lab.cachers.base import FrameTrace
 from stc_lab.types import VisualTokens
-from stc_lab.vision.base import VisionTower
+from stc_lab.vision.tower import VisionTower
 
 MOST_FRAMES = 24
 LARGEST_PIXELS = (320, 240)  # width, height
@@ -56,12 +56,12 @@ class TokenCells:
 
 def tower_cells(trace: FrameTrace, tower: VisionTower) -> TowerCells:
     """What the tower did; special tokens (a class token) have no cell and are not shown."""
-    rows, columns = tower.grid
-    groups, computed = None, torch.ones(tower.num_tokens)
+    rows, columns = tower.facts.grid
+    groups, computed = None, torch.ones(tower.facts.num_tokens)
     if trace.groups is not None:
         groups = _on_grid(trace.groups[-1], tower).reshape(rows, columns)
     elif trace.recomputed is not None:
-        counts = torch.bincount(torch.cat([*trace.recomputed]).cpu(), minlength=tower.num_tokens)
+        counts = torch.bincount(torch.cat([*trace.recomputed]).cpu(), minlength=tower.facts.num_tokens)
         computed = counts.float() / len(trace.recomputed)
     return TowerCells(_on_grid(computed, tower).reshape(rows, columns), trace.is_reference, groups)
 

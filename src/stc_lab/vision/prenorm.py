@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stc_lab.vision.attention import attention_weights, multi_head_attention, weighted_attention
-from stc_lab.vision.base import Block, TowerFacts, VisionTower
+from stc_lab.vision.tower import (
+    Block,
+    TowerFacts,
+    VisionTower,
+    attention_weights,
+    multi_head_attention,
+    weighted_attention,
+)
 
 
 class PreNormBlock(Block):

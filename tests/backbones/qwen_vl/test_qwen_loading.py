@@ -147,7 +147,7 @@ def test_budgets_count_tokens_of_a_pair(name: str, tiny_folders: dict[str, Path]
 
 def test_square_frames_stand_for_all(name: str, tiny_folders: dict[str, Path]) -> None:
     model = BACKBONES[name](str(tiny_folders[name]), dtype="float32")
-    assert model.grid == (5, 5) and model.tokens_per_frame == 25 == model.tower.num_tokens
+    assert model.grid == (5, 5) and model.tokens_per_frame == 25 == model.tower.facts.num_tokens
     assert model.view(17, 25) is model.view(16, 24) and model.view(17, 25).grid == (2, 3)
     assert model.project_flops == model.square.project_flops > 0
 

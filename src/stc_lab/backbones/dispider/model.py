@@ -98,7 +98,7 @@ class DispiderVideoModel(VideoModel):
             self.model.mm_projector["mlp"],
             self.model.compress_projector,
             loaded.sizes.pool_num,
-            self.tower.num_special_tokens,
+            self.tower.facts.num_special_tokens,
         )
         self.silent_id = loaded.silent_id
         self.layout = DispiderLayout(self)
@@ -115,7 +115,7 @@ class DispiderVideoModel(VideoModel):
 
     def project(self, features: Tensor) -> Tensor:
         """Patches joined two by two, as the language model reads them; the compressor has a projector of its own."""
-        return self.model.clip_projector(mix(features[:, self.tower.num_special_tokens :]))
+        return self.model.clip_projector(mix(features[:, self.tower.facts.num_special_tokens :]))
 
     def project_merged(self, features: Tensor) -> Tensor:
         """Merged tokens have no neighbours that could be joined: a cacher that merges is refused."""

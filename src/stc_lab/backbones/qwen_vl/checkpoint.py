@@ -20,7 +20,7 @@ from stc_lab.backbones.checkpoints import (
     stop_ids_of,
 )
 from stc_lab.language.chat import ELLIPSIS, IM_END, IM_START, VIDEO_PAD, VISION_END, VISION_START
-from stc_lab.vision.qwen_plane import MERGE
+from stc_lab.vision.qwen import MERGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -23,7 +23,7 @@ from stc_lab.language.sequence import Clip, Segment, Text, TimeRowColumn
 from stc_lab.memories.base import ModelFacts
 from stc_lab.types import Question, VisualTokens
 from stc_lab.vision import QwenTower
-from stc_lab.vision.qwen_plane import MERGE
+from stc_lab.vision.qwen import MERGE
 
 MAX_ENCODERS = 16
 """Frame sizes whose tower tables are kept."""

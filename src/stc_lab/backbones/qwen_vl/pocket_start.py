@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stc_lab.vision.qwen_plane import GROUP
+from stc_lab.vision.qwen import GROUP
 
 ROOTS = ("vision_tower.vision_model.", "vision_tower.")
 NORMS = {"norm1": "layer_norm1", "norm2": "layer_norm2"}

@@ -84,8 +84,8 @@ class StreamForestVideoModel(VideoModel):
         self.loaded, self.model = loaded, loaded.model
         self.tower = SiglipTower(self.model.vision)
         self.decoder = TextDecoder(self.model.language.model, self.model.language.lm_head)
-        self.grid = self.tower.grid
-        self.frame_positions = FramePositions(self.tower.hidden_size, self.grid[0])
+        self.grid = self.tower.facts.grid
+        self.frame_positions = FramePositions(self.tower.facts.hidden_size, self.grid[0])
         self.layout = StreamForestLayout(self)
 
     def encoder(self, frame_size: tuple[int, int]) -> StreamForestVideoModel:
@@ -109,7 +109,7 @@ class StreamForestVideoModel(VideoModel):
         ``num_tokens``: all by default; the released code draws all or 128 at random, also at inference.
         """
         placed = self.frame_positions.add_place(features)
-        return self.model.projector(merge_tokens(placed, num_tokens or features.shape[1], self.tower.num_heads))
+        return self.model.projector(merge_tokens(placed, num_tokens or features.shape[1], self.tower.facts.num_heads))
 
 
 class FramePositions(nn.Module):

@@ -57,9 +57,9 @@ def _(backbone: StreamForest, num_frames: int, kept: int) -> Sizes:
     window = Range.exactly(older) if older <= most else Range(sizes.short_frames, most)
     events, short = _forest(backbone, older - window.low), window * sizes.short_tokens
     tokens = Range(short.low + events.low, short.high + events.high) + now * sizes.now_tokens
-    whole = backbone.tower.num_tokens  # of the newest frame, for its likeness to the next one
+    whole = backbone.tower.facts.num_tokens  # of the newest frame, for its likeness to the next one
     extra = whole if num_frames and sizes.now_tokens < whole else 0
-    return Sizes(tokens, (tokens + extra) * (backbone.tower.hidden_size * itemsize))
+    return Sizes(tokens, (tokens + extra) * (backbone.tower.facts.hidden_size * itemsize))
 
 
 def _forest(backbone: StreamForest, num_frames: int) -> Range:

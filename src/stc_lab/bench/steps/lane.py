@@ -70,7 +70,7 @@ class TimedDecoder:
         self, embeds: Tensor, store: KVStore, positions: Tensor | None = None, lengths: Sequence[int] | None = None
     ) -> Tensor:
         """See :class:`TextDecoder`."""
-        with self._timer.apart("layers"):
+        with self._timer.attribute_to("layers"):
             return self._decoder(embeds, store, positions, lengths)
 
 

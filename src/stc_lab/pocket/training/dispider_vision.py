@@ -45,7 +45,7 @@ class DispiderVision(nn.Module):
         x = self.tower.embed(pixels)
         for block in self.tower.blocks:
             x = block(x)
-        return x[:, self.tower.num_special_tokens :]
+        return x[:, self.tower.facts.num_special_tokens :]
 
     def loss(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, float]]:
         """Fresh pictures: what both projectors say against the visual code, plus dense labels of the patches."""

@@ -18,7 +18,7 @@ from stc_lab.pocket.world.render import Renderer
 from stc_lab.pocket.world.script import Script, Track
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, IMAGE_SIZE, SHAPES
 from stc_lab.vision import QwenTower
-from stc_lab.vision.qwen_plane import GROUP, MERGE
+from stc_lab.vision.qwen import GROUP, MERGE
 
 SIDE = 112
 PATCHES = SIDE // PIXELS["patch_size"]

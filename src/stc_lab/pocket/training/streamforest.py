@@ -36,7 +36,7 @@ class PlacedProjector(nn.Module):
         self.model.requires_grad_(False)
         self.model.projector.requires_grad_(True)
         self.tower = SiglipTower(model.vision)
-        self.positions = FramePositions(self.tower.hidden_size, self.tower.grid[0])
+        self.positions = FramePositions(self.tower.facts.hidden_size, self.tower.facts.grid[0])
         self.register_buffer("times", time_code(self.positions.temporal[:LATEST_S], self.teacher[2].out_features))
 
     def loss(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, float]]:

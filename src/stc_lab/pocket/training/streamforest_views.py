@@ -77,8 +77,8 @@ def see_views(
     """What the memory hands over at ``times_s`` (whole seconds) of a stream seen once a second through real h264."""
     tower = SiglipTower(model.vision)
     features = see_frames(tower, coded_pixels(script))
-    placed = FramePositions(tower.hidden_size, tower.grid[0])(features, 0)
-    memory, wanted = Forest(settings, tower.num_heads), set(times_s)
+    placed = FramePositions(tower.facts.hidden_size, tower.facts.grid[0])(features, 0)
+    memory, wanted = Forest(settings, tower.facts.num_heads), set(times_s)
     views = []
     for time_s, frame in enumerate(placed):
         memory.push(frame)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -11,7 +13,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from stc_lab.cachers import NoCacher
 from stc_lab.config import build, conf_dir
-from stc_lab.vision import ClipTower, Probe, QwenTower, SiglipTower
+from stc_lab.vision import ClipTower, QwenTower, SiglipTower, TokenSaliency
+from stc_lab.vision.saliency import record_block_input
 
 BOTH = {"attention_received", "keys"}
 CACHERS = sorted(path.stem for path in (conf_dir() / "cacher").glob("*.yaml"))
@@ -52,12 +55,12 @@ def make_cacher(name: str, **settings):
 @torch.no_grad()
 def read(tower, cacher, pixels, needs=BOTH, grid=(SIDE, SIDE), size=1):
     """Features and readings of all frames, in calls of ``size``."""
-    probe, state, features, readings = Probe(needs), cacher.new_state(), [], []
+    saliency, state, features, readings = TokenSaliency(needs), cacher.new_state(), [], []
     for call in pixels.split(size):
-        encoded = cacher.encode(probe.view(tower), call, state)
+        encoded = cacher.encode(saliency.view(tower), call, state)
         features.append(encoded.features)
-        taps = probe.collect(encoded.traces, merged=encoded.sizes is not None)
-        readings += [tap.read(grid) for tap in taps]
+        found = saliency.collect(encoded.traces, merged=encoded.sizes is not None)
+        readings += [one.read(grid) for one in found]
     return torch.cat(features), readings
 
 
@@ -68,7 +71,7 @@ def test_equals_what_the_model_says_of_its_last_layer(kind):
     attention = output.attentions[-1].sum(1)
     received = attention[:, 0, 1:] if kind == "clip" else attention.mean(1)
     layer = getattr(model, "vision_model", model).encoder.layers[-1]
-    keys = layer.self_attn.k_proj(layer.layer_norm1(output.hidden_states[-2]))[:, tower.num_special_tokens :]
+    keys = layer.self_attn.k_proj(layer.layer_norm1(output.hidden_states[-2]))[:, tower.facts.num_special_tokens :]
     _, readings = read(tower, NoCacher(), pixels)
     for frame, reading in enumerate(readings):
         torch.testing.assert_close(reading.attention_received, received[frame], atol=1e-6, rtol=1e-4)
@@ -146,17 +149,40 @@ def test_only_what_is_needed_is_computed(kind):
         _, (reading, *_) = read(tower, NoCacher(), make_pixels(), needs)
         assert {name for name in BOTH if getattr(reading, name) is not None} == needs
         costs[frozenset(needs)] = reading.flops
-    tokens, width = tower.num_tokens, tower.hidden_size
+    tokens, width = tower.facts.num_tokens, tower.facts.hidden_size
     queries = 1 if kind == "clip" else tokens
     assert costs[frozenset({"keys"})] == 2 * tokens * width**2
     assert costs[frozenset(BOTH)] == 2 * (tokens + queries) * width**2 + 2 * queries * tokens * width
-    probe = Probe(())
-    assert probe.view(tower) is tower and probe.collect([object()] * 2) == [None, None]
+    nothing = TokenSaliency(())
+    assert nothing.view(tower) is tower and nothing.collect([object()] * 2) == [None, None]
+
+
+@torch.no_grad()
+def test_a_copy_goes_on_apart_and_copies_no_weights():
+    """As a session does that shows a frame aside: what it saved is what it finds again."""
+    tower, _ = make_model("siglip")
+    saliency, cacher, pixels = TokenSaliency(BOTH), make_cacher("frame_reuse"), make_pixels()
+    saliency.collect(cacher.encode(saliency.view(tower), pixels[:1], cacher.new_state()).traces)
+    before, aside = saliency.last, copy.deepcopy(saliency)
+    aside.collect(cacher.encode(aside.view(tower), pixels[1:2], cacher.new_state()).traces)
+    assert saliency.last is before and aside.last is not before
+    assert copy.deepcopy(before)._tower is tower
+    assert torch.equal(copy.deepcopy(before).read((SIDE, SIDE)).keys, before.read((SIDE, SIDE)).keys)
+
+
+def test_every_step_of_a_recording_block_is_that_of_the_block(kind):
+    tower, _ = make_model(kind)
+    x = tower.embed(make_pixels())
+    view, inputs = record_block_input(tower, 1)
+    assert view.facts is tower.facts and view.blocks[0] is tower.blocks[0] is not view.blocks[1]
+    assert torch.equal(view.blocks[1](x), tower.blocks[1](x))
+    assert torch.equal(torch.cat([entered.x for entered in inputs]), x)
+    assert view.blocks[1].query == tower.blocks[1].query
 
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="needs=\\['colour'\\].*attention_received, keys"):
-        Probe({"keys", "colour"})
+        TokenSaliency({"keys", "colour"})
 
 
 @pytest.mark.parametrize("layer", [2, 3], ids=["windows", "everywhere"])
