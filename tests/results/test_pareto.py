@@ -12,8 +12,8 @@ from rich.console import Console
 
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.frontier import make_frontier
-from stc_lab.results.axes import COSTS
-from stc_lab.results.sweep import TIMING_COLUMNS, hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
+from stc_lab.results.axes import COSTS, TIMING_COLUMNS
+from stc_lab.results.sweep import hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
 
 NO_PAGE = ReportSettings(page=False)  # the page has tests of its own
 
