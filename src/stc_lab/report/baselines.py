@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 
+from stc_lab.config import conf_dir
 from stc_lab.config.help import group_choices
 from stc_lab.report.sections import unique_names
 from stc_lab.results.comparison import compare, in_words, shared_pairs
-from stc_lab.results.runs import WHOLE_MEMORY, Run
+from stc_lab.results.runs import Run
 from stc_lab.results.statistics import Average
-from stc_lab.results.sweep import TRIVIAL_MEMORY, Sweep
+from stc_lab.results.sweep import TRIVIAL_MEMORY, WHOLE_MEMORY, Sweep
 from stc_lab.scoring.rules import rule_of
 
 WANTED_PRUNERS = ("random", "uniform", "downsample")
@@ -64,14 +67,25 @@ def _missing_recent(points: pd.DataFrame, benchmark: str, backbone: str) -> Iter
     """A memory is worth something when it beats the last tokens, of which a question reads as many."""
     methods = points[~points["memory"].isin((TRIVIAL_MEMORY, WHOLE_MEMORY))].dropna(subset=["tokens_read"])
     alone = [point["run"] for _, point in methods.iterrows() if not recent_match(point, points)]
+    if not alone or not _takes_recent(backbone):
+        return
     for memory, lines in methods[methods["run"].isin(alone)].groupby("memory", sort=True):
         budgets = sorted({round(tokens) for tokens in lines["tokens_read"]})
         yield Note(
             f"{backbone} on {benchmark}: beside memory={memory} the last tokens were not run with as many tokens read "
             f"(within {MOST_UNEQUAL:.0%}). Add to the command of the multirun, with hydra.sweep.dir=FOLDER of this "
             f"sweep, and they are drawn here too:",
-            f"memory={memory},{TRIVIAL_MEMORY} memory.budget={','.join(map(str, budgets))}",
+            f"memory={TRIVIAL_MEMORY} memory.budget={','.join(map(str, budgets))}",
         )
+
+
+def _takes_recent(backbone: str) -> bool:
+    """Whether the backbone is one of ours and takes other memories than that of its trained format."""
+    path = conf_dir() / "backbone" / f"{backbone}.yaml"
+    if not path.is_file():
+        return False
+    memories = get_class(OmegaConf.load(path)["_target_"]).memories
+    return memories is None or TRIVIAL_MEMORY in memories
 
 
 def paired_section(sweep: Sweep, baseline: str) -> dict[str, Any]:
@@ -102,10 +116,12 @@ def paired_section(sweep: Sweep, baseline: str) -> dict[str, Any]:
 
 
 def _uncompressed(point: pd.Series, others: pd.DataFrame) -> list[str]:
-    """Of the same backbone: with the same memory where it was run so, else any."""
-    found = others[others["is_uncompressed"] & (others["backbone"] == point["backbone"])]
-    found = found.sort_values("memory", key=lambda memory: memory != point["memory"], kind="stable")
-    return found["run"].tolist()[:1]
+    """Of the same backbone: the one with the same memory; for a run of a memory alone, the reference of the picture."""
+    same = others["is_plain"] & (others["backbone"] == point["backbone"])
+    for key in ("memory", "memory_settings"):
+        same &= (others[key] == point[key]) & (not point["is_plain"])
+    reference = others["is_uncompressed"] & (others["backbone"] == point["backbone"])
+    return [*others.loc[same, "run"], *others.loc[reference, "run"]][:1]
 
 
 def _random_at_same_budget(point: pd.Series, others: pd.DataFrame) -> list[str]:

@@ -177,7 +177,8 @@ def _spread(points: pd.DataFrame, cost: Cost) -> np.ndarray | None:
 
 def moving_budget(line: pd.DataFrame) -> str:
     """The column that is written beside the points of a line: tokens per frame, or tokens read where those move."""
-    return "tokens_read" if line["requested_tokens_read"].nunique() > 1 else "achieved_tokens"
+    moves = line["memory_settings"].nunique() > 1 and line["tokens_read"].notna().any()
+    return "tokens_read" if moves else "achieved_tokens"
 
 
 def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:

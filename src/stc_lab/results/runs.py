@@ -27,9 +27,6 @@ from stc_lab.results.records import (
 )
 from stc_lab.results.summary import summarize
 
-WHOLE_MEMORY = "all"
-"""The memory that leaves nothing out."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -61,10 +58,8 @@ class Run:
 
     @property
     def is_uncompressed(self) -> bool:
-        """Neither cacher nor pruner, and a memory that keeps everything or is its backbone's own, without a budget."""
-        names, read = self.names, (self.summary.get("budgets") or {}).get("tokens_read") or {}
-        is_own_memory = names["memory"] in (names["backbone"], WHOLE_MEMORY) and read.get("requested") is None
-        return is_own_memory and names["cacher"] == "none" and names["pruner"] == "none"
+        """Neither cacher nor pruner."""
+        return self.names["cacher"] == "none" and self.names["pruner"] == "none"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from stc_lab.results.records import (
 )
 from stc_lab.results.runs import Found, Run, find_runs
 
-BUDGET_KEYS = ("pruner.num_tokens", "memory.budget")
+BUDGET_KEYS = ("pruner.num_tokens", "memory.budget", "memory.num_frames")
 NAME_KEYS = tuple(f"{group}.name" for group in GROUPS)
 UNKNOWN = "unknown"
 UNNAMED_KEYS = ("data_digest", "weights_digest", "version")
@@ -78,6 +78,8 @@ def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> s
 
 TRIVIAL_PRUNERS = ("random", "uniform", "downsample", "recent")
 TRIVIAL_BACKBONES = ("recent",)
+WHOLE_MEMORY = "all"
+"""The memory that leaves nothing out."""
 TRIVIAL_MEMORY = "recent"
 """The last tokens alone: what a memory has to beat. It is trivial only beside another one."""
 
@@ -114,6 +116,7 @@ def as_sweep(found: Found, cost: str = "latency") -> Sweep:
     ]  # fmt: skip
     points = pd.DataFrame(rows)
     if rows:
+        points = _with_one_reference(points)
         points["is_non_dominated"] = False
         for _, group in points.groupby("benchmark"):
             points.loc[group.index, "is_non_dominated"] = non_dominated(group["accuracy"], group[axis.column])
@@ -122,6 +125,22 @@ def as_sweep(found: Found, cost: str = "latency") -> Sweep:
         order = ["benchmark", "label", "requested_tokens", "requested_tokens_read", "run"]
         points = points.sort_values(order, ignore_index=True)
     return Sweep(points, found.left_out, axis, {run.name: run for run in found.runs}, found.refused)
+
+
+def _with_one_reference(points: pd.DataFrame) -> pd.DataFrame:
+    """Of the runs without cacher and pruner, those of one memory stay the uncompressed ones of their backbone.
+
+    Where a sweep has several memories, or one with several settings, the others are points of their own lines. The
+    memory that keeps everything stays, else that of the backbone's name, else the one of which questions read most.
+    """
+    points["is_plain"] = points["is_uncompressed"]
+    for _, group in points[points["is_plain"]].groupby(["benchmark", "backbone"]):
+        rank = 2 * group["memory"].eq(WHOLE_MEMORY) + group["memory"].eq(group["backbone"])
+        best = group[rank == rank.max()]
+        first = best.loc[best["tokens_read"].astype(float).fillna(0).idxmax()]
+        same = group["memory"].eq(first["memory"]) & group["memory_settings"].eq(first["memory_settings"])
+        points.loc[group.index, "is_uncompressed"] = same
+    return points
 
 
 def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarray:
