@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from stc_lab.measure.timer import FRAME_STAGES, QUESTION_STAGES
 from stc_lab.report.frontier import bars, moving_budget
 from stc_lab.report.sections import unique_names, value_text
 from stc_lab.results.axes import COSTS, Cost
 from stc_lab.results.runs import Run
 from stc_lab.results.sweep import non_dominated
+from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
 
 # Readable on white and on near-black; the trivial baselines are muted.
 COLORS = ("#3b87d0", "#e07a2f", "#2fa57c", "#cf7fb3", "#d0a215", "#56b4e9", "#9c86dc", "#c0644a")
