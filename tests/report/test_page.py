@@ -10,9 +10,10 @@ import pytest
 from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
+from stc_lab.report.baselines import AUTO, missing_baselines, paired_section
 from stc_lab.report.page import command_of, render, token_maps
-from stc_lab.report.sections import AUTO, missing_baselines, paired_section
-from stc_lab.results.sweep import find_runs, read_sweep
+from stc_lab.results.runs import find_runs
+from stc_lab.results.sweep import read_sweep
 
 
 @pytest.fixture(scope="module")

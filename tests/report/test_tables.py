@@ -11,8 +11,9 @@ from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.__main__ import as_overrides, report
+from stc_lab.report.baselines import RANDOM, UNCOMPRESSED, paired_section
 from stc_lab.report.paper import paper_rows
-from stc_lab.report.sections import RANDOM, UNCOMPRESSED, paired_section, paper_table
+from stc_lab.report.sections import paper_table
 from stc_lab.results.sweep import read_sweep
 
 

@@ -33,7 +33,7 @@ def test_offline_report_is_described_with_the_frontier_first(tmp_path: Path) -> 
     spec = json.loads((tmp_path / SPEC_FILE).read_text())
     assert spec["project"] == {"name": "lab", "entityName": "team"}
     panels = [c for c in find(spec, "config") if "xAxis" in c]
-    assert panels[0]["xAxis"] == "summary:axis/tokens_per_frame"
+    assert panels[0]["xAxis"] == "summary:axis/achieved_tokens"
     assert {panel["xAxis"] for panel in panels} == {f"summary:{axis}" for axis in AXES.values()}
     assert {panel["yAxis"] for panel in panels} == {"summary:axis/accuracy"}
 
@@ -45,7 +45,8 @@ def test_every_cost_has_an_axis_that_runs_log() -> None:
 
     assert set(AXES) == set(COSTS)
     summary = {"accuracy": 0.5, "frame_ms": {"mean": 1.0}, "ttft_ms": {"median": 1.0}, "kv_bytes": {"device": 8},
-               "flops_per_frame": {"vision": 1}, "tokens_per_frame": {"achieved": 2.0}}  # fmt: skip
+               "flops_per_frame": {"vision": 1}, "tokens_per_frame": {"achieved": 2.0},
+               "budgets": {"tokens_read": {"mean": 3.0}, "bytes_kept": {"max": 4}}}  # fmt: skip
     assert {"axis/accuracy", *AXES.values()} <= set(axis_scalars(OmegaConf.to_container(OmegaConf.create(summary))))
 
 

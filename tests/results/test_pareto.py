@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from stc_lab.config.schema import ReportSettings
+from stc_lab.report.baselines import missing_baselines, recent_match
 from stc_lab.report.frontier import make_frontier
-from stc_lab.results.axes import COSTS
-from stc_lab.results.sweep import TIMING_COLUMNS, hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
+from stc_lab.results.axes import COSTS, TIMING_COLUMNS
+from stc_lab.results.sweep import hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
 
 NO_PAGE = ReportSettings(page=False)  # the page has tests of its own
 
@@ -175,3 +177,55 @@ def test_settings_without_effect_are_only_named_where_nothing_else_tells_runs_ap
     assert line_labels(runs) == [f"stc + stc (interval={n})" for n in (1, 4, 7)]
     by_ratio, by_threshold = names | {"cacher.update_ratio": 0.25}, names | {"cacher.threshold": 0.85}
     assert line_labels([by_ratio, by_threshold]) == ["stc + stc (update_ratio=0.25)", "stc + stc (threshold=0.85)"]
+
+
+def add_memory_run(folder: Path, memory: str, tokens_read: float, accuracy: float, **settings) -> None:
+    """A run without cacher and pruner of which questions read ``tokens_read`` tokens."""
+    add_run(
+        folder, accuracy, 10.0, **{"pruner.name": "none", "pruner.num_tokens": 196, "memory.name": memory, **settings}
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    read = {"requested": settings.get("memory.budget"), "mean": tokens_read, "max_layer": tokens_read}
+    summary["budgets"] = {"tokens_read": read, "bytes_kept": {"max": 2**20 * tokens_read}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture()
+def memory_dir(tmp_path: Path) -> Path:
+    add_memory_run(tmp_path / "rekv", "rekv", 800.0, 0.8, **{"memory.topk": 4})
+    add_memory_run(tmp_path / "all", "all", 4000.0, 0.85)
+    for budget, accuracy in ((400, 0.5), (784, 0.6)):
+        add_memory_run(tmp_path / f"recent{budget}", "recent", budget, accuracy, **{"memory.budget": budget})
+    return tmp_path
+
+
+def test_the_memory_is_an_axis_and_old_runs_have_that_of_their_backbone(memory_dir: Path) -> None:
+    points = read_sweep(memory_dir, "read_tokens").points.set_index("run")
+    assert points["label"].to_dict() == {
+        "rekv": "rekv: none + none", "all": "all: none + none", "recent400": "recent: none + none",
+        "recent784": "recent: none + none"}  # fmt: skip
+    assert points.loc["recent400", "memory_settings"] == "budget=400" and points.loc["all", "kept_mib"] == 4000
+    assert points.loc[points["is_uncompressed"]].index.tolist() == ["all"]  # of four runs without cacher and pruner
+    assert set(points.index[points["is_trivial"]]) == {"recent400", "recent784"}
+    assert points["is_non_dominated"].all()
+    add_run(memory_dir / "old", 0.7, 10.0)
+    assert read_sweep(memory_dir).points.set_index("run").loc["old", "memory"] == "rekv"
+
+
+def test_the_last_tokens_stand_beside_a_memory_or_the_report_says_how_to_run_them(memory_dir: Path) -> None:
+    points = read_sweep(memory_dir).points
+    rekv = points[points["run"] == "rekv"].iloc[0]
+    assert recent_match(rekv, points) == ["recent784"]  # two percent fewer
+    assert not any("memory" in note.text for note in missing_baselines(points))
+    shutil.rmtree(memory_dir / "recent784")
+    points = read_sweep(memory_dir).points
+    assert recent_match(rekv, points) == []
+    (note,) = [note for note in missing_baselines(points) if "memory" in note.text]
+    assert note.command == "memory=recent memory.budget=800"
+
+
+def test_plain_runs_of_one_memory_are_the_uncompressed_ones(tmp_path: Path) -> None:
+    add_memory_run(tmp_path / "few", "rekv", 300.0, 0.6, **{"backbone.name": "llava_onevision", "memory.topk": 2})
+    add_memory_run(tmp_path / "many", "rekv", 900.0, 0.7, **{"backbone.name": "llava_onevision", "memory.topk": 8})
+    points = read_sweep(tmp_path).points.set_index("run")
+    assert points["is_uncompressed"].to_dict() == {"few": False, "many": True}

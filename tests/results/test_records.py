@@ -12,12 +12,14 @@ from stc_lab.results.records import (
     RECORDS_FILE,
     Record,
     answer_view,
+    check_schema,
     collect_records,
     drop_torn_line,
     read_records,
     shard_path,
     write_records,
 )
+from stc_lab.results.summary import summarize
 
 
 def make_record(question_id: str = "q0", stream_id: str = "s0", **changes) -> Record:
@@ -93,3 +95,28 @@ def test_the_answer_view_ignores_time_and_nothing_else() -> None:
     assert answer_view(slow) == answer_view(make_record(frames=frames))
     assert answer_view(make_record(frames={**frames, "num_tokens": [5]})) != answer_view(make_record(frames=frames))
     assert answer_view(make_record(prediction="B")) != answer_view(make_record())
+
+
+def test_records_of_schema_1_are_read_and_not_resumed(tmp_path: Path) -> None:
+    line = json.loads(make_record().to_line())
+    for name in ("tokens_read", "tokens_read_max", "bytes_kept"):
+        del line[name]
+    path = tmp_path / RECORDS_FILE
+    path.write_text(json.dumps({**line, "schema": 1}) + "\n")
+    (record,) = read_records(path)
+    assert (record.schema, record.tokens_read, record.bytes_kept) == (1, None, None)
+    check_schema([make_record()], tmp_path)
+    with pytest.raises(ValueError, match="holds records of schema 1, and this version writes schema 2"):
+        check_schema([make_record(), record], tmp_path)
+
+
+def test_the_three_budgets_of_a_run() -> None:
+    first, second = make_record(), replace(make_record(), question_id="q9")
+    first.tokens_read, first.tokens_read_max, first.bytes_kept = 100.0, 196, 1000
+    second.tokens_read, second.tokens_read_max, second.bytes_kept = 200.0, 392, 3000
+    budgets = summarize([first, second], 64, requested_read=400)["budgets"]
+    assert budgets["tokens_per_frame"]["requested"] == 64
+    assert budgets["tokens_read"] == {"requested": 400, "mean": 150.0, "p90": pytest.approx(190.0), "max_layer": 392}
+    assert budgets["bytes_kept"] == {"mean": 2000.0, "max": 3000}
+    unknown = summarize([make_record()], 64)["budgets"]
+    assert unknown["tokens_read"] == dict.fromkeys(("requested", "mean", "p90", "max_layer"))

@@ -13,7 +13,8 @@ from made_predictions import ovo_choice, ovo_sections, streaming_question, write
 from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.results.records import RECORDS_FILE, read_records, read_summary
-from stc_lab.results.sweep import as_sweep, find_runs, rebuilt
+from stc_lab.results.runs import find_runs, rebuilt
+from stc_lab.results.sweep import as_sweep
 from stc_lab.score import ScoreSettings, score_predictions
 from stc_lab.scoring.importers import read_predictions
 

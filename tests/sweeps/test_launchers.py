@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stc_lab.results.sweep import TIMING_COLUMNS
+from stc_lab.results.axes import TIMING_COLUMNS
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from slurm_cluster import NODES, Cluster, missing_programs
 
-from stc_lab.results.sweep import TIMING_COLUMNS
+from stc_lab.results.axes import TIMING_COLUMNS
 
 pytestmark = pytest.mark.slow
 

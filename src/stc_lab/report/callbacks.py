@@ -28,7 +28,7 @@ class ParetoCallback(Callback):
 
 
 PROGRESS_FILE = ".progress.json"
-END_FILES = ("summary.json", "duplicate_of.json", "error.json")
+END_FILES = ("summary.json", "duplicate_of.json", "error.json", "refused.json")
 
 
 class SweepProgress(Callback):

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from stc_lab.measure.timer import FRAME_STAGES, QUESTION_STAGES
-from stc_lab.report.frontier import bars
+from stc_lab.report.frontier import bars, moving_budget
 from stc_lab.report.sections import unique_names, value_text
 from stc_lab.results.axes import COSTS, Cost
-from stc_lab.results.sweep import Run, non_dominated
+from stc_lab.results.runs import Run
+from stc_lab.results.sweep import non_dominated
+from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
 
 # Readable on white and on near-black; the trivial baselines are muted.
 COLORS = ("#3b87d0", "#e07a2f", "#2fa57c", "#cf7fb3", "#d0a215", "#56b4e9", "#9c86dc", "#c0644a")
@@ -37,7 +38,9 @@ def frontier_figure(points: pd.DataFrame, cost: Cost, hover: Mapping[str, str]) 
     lines = drawn[~drawn["is_uncompressed"]]
     for is_trivial, kind in lines.groupby("is_trivial"):
         for number, (label, line) in enumerate(kind.groupby("label", sort=True)):
-            _add_line(figure, line.sort_values("achieved_tokens"), cost, hover, label, number, is_trivial)
+            _add_line(
+                figure, line.sort_values(["achieved_tokens", "tokens_read"]), cost, hover, label, number, is_trivial
+            )
     _add_uncompressed(figure, drawn[drawn["is_uncompressed"]], cost, hover)
     figure.update_layout(
         xaxis={"title": cost.label, "rangemode": "tozero"}, yaxis={"title": "accuracy (%)"}, hovermode="closest",
@@ -98,7 +101,7 @@ def _add_line(
     color = colors[number % len(colors)]
     figure.add_trace(go.Scatter(
         **_places(line, cost, hover), name=escape(label), mode="lines+markers+text",
-        text=[value_text(value, "{:.0f}") for value in line["achieved_tokens"]], textposition="top right",
+        text=[value_text(value, "{:.0f}") for value in line[moving_budget(line)]], textposition="top right",
         textfont={"size": 10, "color": color}, line={"color": color, "dash": "dot" if is_trivial else "solid"},
         marker={"size": 8, "symbol": SYMBOLS[(number + number // len(colors)) % len(SYMBOLS)]},
         meta={"always": bool(is_trivial)},

@@ -45,9 +45,11 @@ def make_frontier(
         if settings.wandb:
             from stc_lab.report.tracking import publish
 
-            console.print(publish(folders, out, settings.cost, settings.project), highlight=False, soft_wrap=True)
-    for run, reason in sweep.left_out.items():
-        console.print(f"left out: {run}: {reason}", highlight=False, soft_wrap=True, markup=False)
+            said = publish(folders, out, settings.cost, settings.project, list(sweep.runs.values()))
+            console.print(said, highlight=False, soft_wrap=True)
+    for word, reasons in (("left out", sweep.left_out), ("refused", sweep.refused)):
+        for run, reason in reasons.items():
+            console.print(f"{word}: {run}: {reason}", highlight=False, soft_wrap=True, markup=False)
     return sweep
 
 
@@ -56,8 +58,10 @@ def _write(sweep: Sweep, out: Path, settings: ReportSettings) -> list[Path]:
     plot_frontier(sweep.points, out / PICTURE_FILE, sweep.cost)
     files.append(out / PICTURE_FILE)
     if settings.page:
-        from stc_lab.report.page import write_page  # plotly is only loaded where a page is made
-        from stc_lab.report.sections import paired_section, write_markdown
+        # plotly is only loaded where a page is made
+        from stc_lab.report.baselines import paired_section
+        from stc_lab.report.markdown import write_markdown
+        from stc_lab.report.page import write_page
 
         paired = paired_section(sweep, settings.baseline)
         files += [write_page(sweep, out, settings, paired), write_markdown(sweep, out, paired)]
@@ -69,7 +73,7 @@ def _table(points: pd.DataFrame, cost: Cost) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("cacher + pruner", overflow="fold")
-    for name in ("tokens", "accuracy, 95 % interval", "frame ms", "TTFT ms", "FLOPs/frame"):
+    for name in ("tokens", "read", "accuracy, 95 % interval", "frame ms", "TTFT ms", "FLOPs/frame"):
         table.add_column(name, justify="right", no_wrap=True)
     several = points["benchmark"].nunique() > 1
     for _, point in points.iterrows():
@@ -81,6 +85,7 @@ def _table(points: pd.DataFrame, cost: Cost) -> Table:
 def _numbers(point: pd.Series) -> list[str]:
     return [
         _cell(point["achieved_tokens"], "{:.0f}".format),
+        _cell(point["tokens_read"], "{:.0f}".format),
         _cell(point["accuracy"], lambda value: format_accuracy(value, point["accuracy_low"], point["accuracy_high"])),
         _cell(point["latency_ms"], "{:.1f}".format),
         _cell(point["ttft_ms"], "{:.1f}".format),
@@ -120,7 +125,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
     _draw_frontier(axes, points[points["is_non_dominated"]], cost)
     for is_trivial, lines in points[~points["is_uncompressed"]].groupby("is_trivial"):
         for number, (label, line) in enumerate(lines.groupby("label", sort=True)):
-            _draw_line(axes, line.sort_values("achieved_tokens"), cost, label, number, is_trivial)
+            _draw_line(axes, line.sort_values(["achieved_tokens", "tokens_read"]), cost, label, number, is_trivial)
     for _, point in points[points["is_uncompressed"]].iterrows():
         _draw_uncompressed(axes, point, cost)
     _dress(axes, points, cost)
@@ -134,9 +139,10 @@ def _draw_line(axes: Axes, line: pd.DataFrame, cost: Cost, label: str, number: i
         color=color, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8, capsize=2.5,
         linestyle="--" if is_trivial else "-",
     )  # fmt: skip
-    for _, point in line.dropna(subset=["achieved_tokens"]).iterrows():
+    budget = moving_budget(line)
+    for _, point in line.dropna(subset=[budget]).iterrows():
         axes.annotate(
-            f"{point['achieved_tokens']:.0f}", (point[cost.column], 100 * point["accuracy"]),
+            f"{point[budget]:.0f}", (point[cost.column], 100 * point["accuracy"]),
             xytext=(5, 5), textcoords="offset points", fontsize=8, color=color,
         )  # fmt: skip
 
@@ -169,6 +175,12 @@ def _spread(points: pd.DataFrame, cost: Cost) -> np.ndarray | None:
     return bars(points[cost.column], *(points[name] for name in cost.spread)) if cost.spread else None
 
 
+def moving_budget(line: pd.DataFrame) -> str:
+    """The column that is written beside the points of a line: tokens per frame, or tokens read where those move."""
+    moves = line["memory_settings"].nunique() > 1 and line["tokens_read"].notna().any()
+    return "tokens_read" if moves else "achieved_tokens"
+
+
 def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     """Lengths [2, N] of error bars below and above; none where an end is unknown or on the wrong side."""
     value, low, high = (series.astype(float).to_numpy() for series in (value, low, high))
@@ -188,4 +200,4 @@ def _dress(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
     axes.set_axisbelow(True)
     axes.margins(x=0.08)
     axes.set_xlim(left=0)
-    axes.legend(title="cacher + pruner; numbers: tokens per frame", fontsize=10, title_fontsize=9, loc="best")
+    axes.legend(title="cacher + pruner; numbers: tokens per frame, or read", fontsize=10, title_fontsize=9, loc="best")

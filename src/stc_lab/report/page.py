@@ -18,12 +18,12 @@ from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 
 from stc_lab.config.schema import ReportSettings
+from stc_lab.report.baselines import missing_baselines
 from stc_lab.report.figures import ROW_HEIGHT, all_frontiers, stage_figures, task_figure
 from stc_lab.report.sections import (
     columns,
     hover_text,
     hypervolume_rows,
-    missing_baselines,
     paper_table,
     search_texts,
     table_rows,
@@ -31,7 +31,8 @@ from stc_lab.report.sections import (
 )
 from stc_lab.results.axes import COSTS
 from stc_lab.results.records import BASELINE_DIR, write_text_atomically
-from stc_lab.results.sweep import Run, Sweep
+from stc_lab.results.runs import Run
+from stc_lab.results.sweep import Sweep
 
 PAGE_FILE = "report.html"
 
@@ -63,6 +64,7 @@ def render(sweep: Sweep, settings: ReportSettings, paired: Mapping[str, Any]) ->
         paper=paper_table(points),
         pictures=token_maps(list(sweep.runs.values()), settings.token_maps),
         left_out=sweep.left_out,
+        refused=sweep.refused,
         **_provenance(sweep),
         searchable=_embedded(search_texts(sweep)),
         figures=_embedded(_figures(sweep)),
@@ -74,6 +76,7 @@ def _heading(sweep: Sweep) -> dict[str, str]:
     names = ", ".join(sorted(points["benchmark"].unique()))
     methods = {run.summary.get("ci_method") for run in sweep.runs.values()} - {None}
     left_out = f", {len(sweep.left_out)} left out" if sweep.left_out else ""
+    left_out += f", {len(sweep.refused)} refused" if sweep.refused else ""
     return {
         "title": f"Accuracy against cost: {names}",
         "subtitle": f"{len(points)} runs of {points['label'].nunique()} methods{left_out}; drawn by stc_lab",

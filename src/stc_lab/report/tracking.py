@@ -16,11 +16,14 @@ from urllib.parse import urlparse
 from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.config import build, canonical
+from stc_lab.results.axes import BUDGETS, COSTS, GROUPS, axis_values
 from stc_lab.results.records import RECORDS_FILE, Record, read_records, write_text_atomically
 
 if TYPE_CHECKING:
     import wandb
     from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+    from stc_lab.results.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +34,15 @@ TABLE_COLUMNS = (
     *("stream_id", "question_id", "task", "group", "time_s", "question", "options", "answer", "prediction"),
     *("correct", "status", "reason", "text", "num_frames_seen", "ttft_ms"),
 )
-KNOB_GROUPS = ("backbone", "cacher", "pruner", "dataset")
 MOST_MAPS = 16
 MEDIA_KINDS = {".png": "Image", ".gif": "Video", ".mp4": "Video"}
 """Suffixes of token maps, and the classes of W&B that show them."""
 SPEC_FILE = "wandb_report.json"
 ACCURACY_AXIS = "axis/accuracy"
-COST_AXES = {
-    "latency": "axis/frame_ms",
-    "flops": "axis/flops_per_frame",
-    "tokens": "axis/tokens_per_frame",
-    "memory": "axis/kv_mib",
-    "ttft": "axis/ttft_ms",
-}
-KNOBS = ("knob/cacher_name", "knob/pruner_name", "knob/pruner_num_tokens")
+COST_AXES = {name: f"axis/{cost.column}" for name, cost in COSTS.items()}
+KNOBS = ("knob/memory_name", "knob/cacher_name", "knob/pruner_name", "knob/pruner_num_tokens")
 DEFAULT_PROJECT = "stc_lab"
+MEMORY_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 UNKNOWN_ENTITY = "ENTITY"
 """Stands for the user's W&B name in a report that is made without a connection."""
 
@@ -185,31 +182,21 @@ def fill_run(run: wandb.Run, cfg: DictConfig, summary: Mapping[str, Any], run_di
 
 
 def axis_scalars(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Every number that a frontier is drawn from, under one flat name; those that a run lacks are left out."""
-    low, high = summary.get("accuracy_ci95") or (None, None)
-    frame_ms, ttft_ms, kv_bytes = (summary.get(key) or {} for key in ("frame_ms", "ttft_ms", "kv_bytes"))
-    held = [size for size in kv_bytes.values() if size is not None]
-    flops = summary.get("flops_per_frame") or {}
-    tokens = summary.get("tokens_per_frame") or {}
-    values = {
-        "axis/accuracy": summary.get("accuracy"), "axis/accuracy_low": low, "axis/accuracy_high": high,
-        "axis/coverage": summary.get("coverage"), "axis/frame_ms": frame_ms.get("mean"),
-        "axis/frame_ms_p90": frame_ms.get("p90"), "axis/ttft_ms": ttft_ms.get("median"),
-        "axis/tokens_per_frame": tokens.get("achieved"), "axis/tokens_requested": tokens.get("requested"),
-        "axis/flops_per_frame": sum(flops.values()) if flops else None,
-        "axis/kv_mib": sum(held) / 1024**2 if held else None, "axis/peak_mem_gib": summary.get("peak_mem_gib"),
-        "axis/update_ratio": summary.get("update_ratio"),
-        **{f"axis/{stage}_ms": times.get("mean") for stage, times in (summary.get("latency_ms") or {}).items()},
-    }  # fmt: skip
-    return {name: value for name, value in values.items() if value is not None}
+    """Every number that a frontier is drawn from, and the mean time of every stage, as ``axis/NAME``.
+
+    Those that a run lacks are left out.
+    """
+    stages = {f"{stage}_ms": times.get("mean") for stage, times in (summary.get("latency_ms") or {}).items()}
+    values = {**axis_values(summary), **stages}
+    return {f"axis/{name}": value for name, value in values.items() if value is not None}
 
 
 def knob_scalars(cfg: DictConfig) -> dict[str, Any]:
     """The settings that can be swept, as ``knob/pruner_budget``: without dots, which W&B takes for nesting."""
     nested = canonical(cfg)
-    knobs = {"knob/seed": cfg.seed}
-    for group in KNOB_GROUPS:
-        for key, value in nested[group].items():
+    knobs = {"knob/seed": cfg.seed, "knob/memory_name": cfg.backbone.name}  # of a backbone with a memory of its own
+    for group in GROUPS:
+        for key, value in nested.get(group, {}).items():
             if isinstance(value, (bool, int, float, str)):
                 knobs[f"knob/{group}_{key}"] = value
     return knobs
@@ -239,15 +226,19 @@ def _token_maps(run_dir: Path) -> dict[str, list]:
     return media
 
 
-def publish(folders: Sequence[Path], out: Path, cost: str, project: str = DEFAULT_PROJECT) -> str:
+def publish(
+    folders: Sequence[Path], out: Path, cost: str, project: str = DEFAULT_PROJECT, runs: Sequence[Run] = ()
+) -> str:
     """Save the report on the server when there is one, and its description in ``out`` in any case; returns what to say.
 
-    ``project``: that of the runs, as ``NAME`` or ``ENTITY/NAME``.
+    ``project``: that of the runs, as ``NAME`` or ``ENTITY/NAME``. ``runs``: those of the folders, coloured by memory.
     Raises ``ValueError`` when wandb-workspaces is not installed.
     """
     is_online = wandb_mode("auto") == "online"
     entity, _, name = project.rpartition("/")
-    report = build_report(cost, name, entity or None, [folder.name for folder in folders], is_online)
+    report = build_report(
+        cost, name, entity or None, [folder.name for folder in folders], is_online, memory_colors(runs)
+    )
     write_text_atomically(out / SPEC_FILE, json.dumps(spec_of(report), indent=2) + "\n")
     if is_online:
         return f"W&B report: {report.save().url}"
@@ -257,17 +248,22 @@ def publish(folders: Sequence[Path], out: Path, cost: str, project: str = DEFAUL
 
 
 def build_report(
-    cost: str, project: str, entity: str | None = None, names: Sequence[str] = (), is_online: bool = False
+    cost: str,
+    project: str,
+    entity: str | None = None,
+    names: Sequence[str] = (),
+    is_online: bool = False,
+    colors: Mapping[str, str] | None = None,
 ) -> Any:
-    """The report as an object of wandb-workspaces: frontier, the other costs, knobs.
+    """The report as an object of wandb-workspaces: frontier, a panel for each budget and each other cost, knobs.
 
-    Online, W&B is asked for the user's own ``entity`` where none is given.
+    ``colors``: by id of the W&B run. Online, W&B is asked for the user's own ``entity`` where none is given.
     """
     try:
         import wandb_workspaces.reports.v2 as reports
     except ImportError as error:
         raise ValueError("report.wandb=true needs wandb-workspaces: pip install 'stc-lab[report]'") from error
-    axes = [COST_AXES[cost], *(axis for name, axis in COST_AXES.items() if name != cost)]
+    axes = [COST_AXES[name] for name in dict.fromkeys((cost, *BUDGETS, *COST_AXES))]
     scatter = [
         reports.ScatterPlot(
             title=f"accuracy against {axis}", x=reports.SummaryMetric(axis), y=reports.SummaryMetric(ACCURACY_AXIS)
@@ -287,8 +283,23 @@ def build_report(
         **(known if is_online else {"entity": entity or UNKNOWN_ENTITY}),
         title=f"Accuracy against {cost}" + (f": {', '.join(names)}" if names else ""),
         description="Made by python -m stc_lab.report; intervals and paired differences are in its report.html.",
-        blocks=[reports.PanelGrid(runsets=[runs], panels=[*scatter, knobs])],
+        blocks=[reports.PanelGrid(runsets=[runs], panels=[*scatter, knobs], custom_run_colors=dict(colors or {}))],
     )
+
+
+def memory_colors(runs: Sequence[Run]) -> dict[str, str]:
+    """One colour per memory, by id of the W&B run (which W&B writes into the name of its folder in the run folder).
+
+    Empty where all runs have the same memory: then W&B's own colours tell more.
+    """
+    memories = sorted({run.names["memory"] for run in runs})
+    if len(memories) < 2:
+        return {}
+    return {
+        folder.name.rpartition("-")[2]: MEMORY_COLORS[memories.index(run.names["memory"]) % len(MEMORY_COLORS)]
+        for run in runs
+        for folder in run.folder.glob("wandb/*run-*")
+    }
 
 
 def spec_of(report: Any) -> dict[str, Any]:

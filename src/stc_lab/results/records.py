@@ -15,11 +15,15 @@ from typing import Any
 CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "fingerprint.json"
 DUPLICATE_FILE = "duplicate_of.json"
+REFUSED_FILE = "refused.json"
+"""Why a point of a multirun is no legal combination, as ``{"reason": ...}``; it has not been run."""
 BASELINE_DIR = "baseline"
 
 
 RECORDS_FILE = "records.jsonl"
-SCHEMA = 1
+SCHEMA = 2
+READABLE_SCHEMAS = (1, 2)
+"""Schema 1 knows of no budgets but tokens per frame."""
 STATUSES = ("answered", "unanswered", "failed")
 TIMING_FIELDS = ("latency_ms", "ttft_ms", "wall_ms", "warmup", "memory")
 FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup", "wait_ms", "start_ms")
@@ -42,6 +46,8 @@ class Record:
     the session: its first prompt). ``latency_ms`` and ``flops`` are those of the question itself. ``wall_ms`` is the
     time since the previous record was made, loop, records and progress display included. ``memory`` holds
     ``peak_mem_gib`` and the session's own counts, such as ``kv_bytes_device`` and ``kv_bytes_host``.
+    ``tokens_read``: visual tokens that the question read, mean over the layers of the language model, and
+    ``tokens_read_max`` of the layer that read most; ``bytes_kept``: all that the session keeps between frames.
     ``context_start_s``: frames before it were not shown. ``chat_template``: whether one was applied to the prompt.
     ``meta``: facts of the benchmark for its scoring rule. ``polls``, for a question that waits for its moment, has one
     entry per poll: ``time_s``, ``text``, ``num_frames_seen`` and ``latency_ms``; ``details["answered_s"]`` is the time
@@ -70,6 +76,9 @@ class Record:
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_frames_seen: int = 0
+    tokens_read: float | None = None
+    tokens_read_max: int | None = None
+    bytes_kept: int | None = None
     last_frame_time_s: float | None = None
     frames: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -141,6 +150,16 @@ def write_text_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def check_schema(records: Iterable[Record], run_dir: Path) -> None:
+    """Raise ``ValueError`` when a run that is to be resumed in ``run_dir`` has records of another schema."""
+    others = sorted({record.schema for record in records} - {SCHEMA})
+    if others:
+        raise ValueError(
+            f"{run_dir} holds records of schema {others[0]}, and this version writes schema {SCHEMA}: one run has one "
+            f"schema; choose another folder with hydra.run.dir (report, compare and score still read the old one)"
+        )
+
+
 def check_unique(records: Iterable[Record], path: Path) -> None:
     """Raise ``ValueError`` naming the first question that occurs twice."""
     seen: set[tuple[str, str]] = set()
@@ -170,8 +189,9 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {number} is not JSON ({error}); only the last line may be cut off") from error
     schema = content.get("schema")
-    if schema != SCHEMA:
-        raise ValueError(f"{path} line {number}: record of schema {schema}, this version reads {SCHEMA}")
+    if schema not in READABLE_SCHEMAS:
+        readable = " and ".join(map(str, READABLE_SCHEMAS))
+        raise ValueError(f"{path} line {number}: record of schema {schema}, this version reads {readable}")
     unknown = set(content) - {f.name for f in fields(Record)}
     if unknown:
         raise ValueError(f"{path} line {number}: unknown fields {sorted(unknown)}")

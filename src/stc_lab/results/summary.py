@@ -26,11 +26,16 @@ ENCODE_STAGES = tuple(stage for stage in FRAME_STAGES if stage != "decode")
 
 
 def summarize(
-    records: Sequence[Record], requested_tokens: int | None, seed: int = 0, benchmark: str = ""
+    records: Sequence[Record],
+    requested_tokens: int | None,
+    seed: int = 0,
+    benchmark: str = "",
+    requested_read: int | None = None,
 ) -> dict[str, Any]:
     """All numbers of a run.
 
-    ``requested_tokens``: tokens per frame that the pruner was asked for. ``benchmark``: its name; one with an official
+    ``requested_tokens``: tokens per frame that the pruner was asked for. ``requested_read``: visual tokens that
+    a question was to read at most (budget of the memory). ``benchmark``: its name; one with an official
     rule is averaged by that, of any other all questions count the same.
     Latency is in milliseconds without warm-up: per stage, ``frame_ms`` (all stages of a frame but decoding),
     ``answer_ms`` (all stages of a question) and ``ttft_ms``. FLOPs are means over all frames or questions.
@@ -38,9 +43,9 @@ def summarize(
     ``fidelity``: likeness to the uncompressed run; ``None`` where it was not measured.
     """
     frames = _FrameColumns(records)
-    achieved_tokens = _mean(frames.num_tokens)
-    if is_imported(records):
-        achieved_tokens = requested_tokens  # as whoever imported them says
+    # Imported predictions have no frames: their number of tokens is what whoever imported them says.
+    achieved_tokens = requested_tokens if is_imported(records) else _mean(frames.num_tokens)
+    tokens_per_frame = {"requested": requested_tokens, "achieved": achieved_tokens}
     return {
         "schema": SCHEMA,
         **_accuracy(records, seed, benchmark),
@@ -49,7 +54,8 @@ def summarize(
         "num_failed": _count(records, "failed"),
         "num_errors": sum(record.error is not None for record in records),
         "num_frames": len(frames.num_tokens),
-        "tokens_per_frame": {"requested": requested_tokens, "achieved": achieved_tokens},
+        "tokens_per_frame": tokens_per_frame,
+        "budgets": {"tokens_per_frame": tokens_per_frame, **_budgets(records, requested_read)},
         "reference_ratio": _mean(frames.is_reference),
         "update_ratio": _mean(frames.update_ratio),
         "latency_ms": _latency(records, frames),
@@ -140,6 +146,22 @@ def _question_flops(records: Iterable[Record]) -> dict[str, float]:
         for stage, flops in record.flops.items():
             values[stage].append(flops)
     return {stage: _mean(flops) for stage, flops in values.items()}
+
+
+def _budgets(records: Sequence[Record], requested_read: int | None) -> dict[str, dict[str, float | None]]:
+    """Visual tokens that questions read and bytes that streams keep; ``None`` where records do not know them."""
+    read = [record.tokens_read for record in records if record.tokens_read is not None]
+    largest = [record.tokens_read_max for record in records if record.tokens_read_max is not None]
+    kept = [record.bytes_kept for record in records if record.bytes_kept is not None]
+    return {
+        "tokens_read": {
+            "requested": requested_read,
+            "mean": _mean(read),
+            "p90": float(np.percentile(read, 90)) if read else None,
+            "max_layer": max(largest, default=None),
+        },
+        "bytes_kept": {"mean": _mean(kept), "max": max(kept, default=None)},
+    }
 
 
 def _count(records: Iterable[Record], status: str) -> int:

@@ -1,161 +1,43 @@
-"""The finished runs of one or several folders as points, and which of them no other point beats."""
+"""Finished runs as the points of a frontier: what their lines are called, and which of them no other point beats."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stc_lab.config.errors import ERROR_FILE
-from stc_lab.results.axes import ACCURACY, COSTS, Cost, cost_of
+from stc_lab.results.axes import ACCURACY, COSTS, GROUPS, Cost, axis_values, cost_of
 from stc_lab.results.records import (
-    BASELINE_DIR,
-    CONFIG_FILE,
-    DUPLICATE_FILE,
-    IDENTITY_FILE,
-    RECORDS_FILE,
-    SUMMARY_FILE,
-    Record,
-    read_records,
-    read_summary,
-    short_names,
-    write_summary,
     write_text_atomically,
 )
-from stc_lab.results.summary import summarize
+from stc_lab.results.runs import Found, Run, find_runs
 
-GROUPS = ("backbone", "cacher", "pruner", "dataset")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run. ``name``: its folder as a report shows it; ``settings``: flat, with dotted keys."""
-
-    name: str
-    folder: Path
-    fingerprint: str
-    settings: Mapping[str, Any]
-    summary: Mapping[str, Any]
-
-    @cached_property
-    def records(self) -> list[Record]:
-        """One per question; read once."""
-        return read_records(self.folder / RECORDS_FILE)
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Name of backbone, cacher, pruner and dataset."""
-        return {group: str(self.settings.get(f"{group}.name", "?")) for group in GROUPS}
-
-    @property
-    def is_uncompressed(self) -> bool:
-        """Neither cacher nor pruner."""
-        return self.names["cacher"] == "none" and self.names["pruner"] == "none"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies in the folders asked for. ``left_out``: the reason for every run that does not count."""
-
-    runs: list[Run]
-    left_out: dict[str, str]
-
-
-def find_runs(folders: Sequence[Path]) -> Found:
-    """Gather runs from sweep folders, and from folders of single runs; equal runs count once.
-
-    Raises ``ValueError`` for a folder that does not exist.
-    """
-    runs: dict[str, Run] = {}
-    left_out: dict[str, str] = {}
-    prefixes = [""] if len(folders) == 1 else [f"{name}/" for name in short_names(folders)]
-    for folder, prefix in zip(folders, prefixes, strict=True):
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; give folders of multiruns or of single runs")
-        for path in _candidates(folder):
-            name = prefix + path.relative_to(folder).as_posix() if path != folder else prefix.rstrip("/") or folder.name
-            _take(path, name, runs, left_out)
-    return Found(list(runs.values()), left_out)
-
-
-def _candidates(folder: Path) -> Iterator[Path]:
-    is_run = any((folder / name).is_file() for name in (IDENTITY_FILE, SUMMARY_FILE))
-    parents = [folder] if is_run else sorted(path for path in folder.iterdir() if path.is_dir())
-    for parent in parents:
-        yield parent
-        if (parent / BASELINE_DIR).is_dir():
-            yield parent / BASELINE_DIR
-
-
-def _take(path: Path, name: str, runs: dict[str, Run], left_out: dict[str, str]) -> None:
-    reason = _reason_against(path)
-    if reason:
-        left_out[name] = reason
-    elif (path / SUMMARY_FILE).is_file():
-        run = _read(path, name)
-        runs.setdefault(run.fingerprint, run)
-
-
-def _reason_against(path: Path) -> str | None:
-    """Why a folder is no finished run; ``None`` also for folders that are no runs at all, or copies of another."""
-    if (path / ERROR_FILE).is_file():
-        return json.loads((path / ERROR_FILE).read_text(encoding="utf-8"))["reason"]
-    if (path / SUMMARY_FILE).is_file() or (path / DUPLICATE_FILE).is_file():
-        return None
-    if (path / IDENTITY_FILE).is_file():
-        return f"not finished: {len(read_records(path / RECORDS_FILE))} questions recorded, no summary"
-    return "not finished: stopped before the first question" if (path / CONFIG_FILE).is_file() else None
-
-
-def _read(path: Path, name: str) -> Run:
-    summary = read_summary(path)
-    settings = {f"{group}.name": value for group, value in summary["run"].items()}
-    fingerprint = summary.get("fingerprint") or str(path.resolve())
-    if (path / IDENTITY_FILE).is_file():
-        identity = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
-        settings, fingerprint = identity["settings"], identity["fingerprint"]
-    return Run(name, path, fingerprint, settings, summary)
-
-
-def rebuild_summaries(folders: Sequence[Path]) -> int:
-    """Compute ``summary.json`` of every finished run below ``folders`` anew; returns their number.
-
-    Facts that are not in the records (settings, device, frame rate) stay as the run has written them. A run without
-    records keeps its summary.
-    """
-    runs = [run for run in find_runs(folders).runs if run.records]
-    for run in runs:
-        write_summary(run.folder, rebuilt(run))
-    return len(runs)
-
-
-def rebuilt(run: Run) -> dict:
-    """The summary of a run with all that follows from its records computed again."""
-    tokens, seed = run.summary.get("tokens_per_frame") or {}, run.summary.get("seed", 0)
-    return {**run.summary, **summarize(run.records, tokens.get("requested"), seed, run.names["dataset"])}
-
-
-BUDGET_KEYS = ("pruner.num_tokens",)
-NAME_KEYS = ("backbone.name", "cacher.name", "pruner.name", "dataset.name")
+BUDGET_KEYS = ("pruner.num_tokens", "memory.budget", "memory.num_frames")
+NAME_KEYS = tuple(f"{group}.name" for group in GROUPS)
 UNKNOWN = "unknown"
 UNNAMED_KEYS = ("data_digest", "weights_digest", "version")
 
 
 def line_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the points of one line have in common: cacher and pruner, and every other setting that the runs differ in.
+    """What the points of one line have in common: memory, cacher, pruner, and all settings that the runs differ in.
 
-    The budget moves along a line and is no part of its label.
+    The budgets of pruner and memory move along a line and are no part of its label.
     """
     names = [_methods(flat) for flat in settings]
-    if len({flat["backbone.name"] for flat in settings}) > 1:
-        names = [f"{flat['backbone.name']}: {name}".rstrip(": ") for flat, name in zip(settings, names, strict=True)]
+    # In front: the backbone where there are several, and the memory where a backbone has several.
+    pairs = [(flat["backbone.name"], flat.get("memory.name", flat["backbone.name"])) for flat in settings]
+    backbones = {backbone for backbone, _ in pairs}
+    models = [[backbone] if len(backbones) > 1 else [] for backbone, _ in pairs]
+    if len(set(pairs)) > len(backbones):
+        models = [[*model, memory] for model, (_, memory) in zip(models, pairs, strict=True)]
+    models = ["/".join(dict.fromkeys(model)) for model in models]
+    names = [f"{model}: {name}".strip(": ") for model, name in zip(models, names, strict=True)]
     if len({flat["dataset.name"] for flat in settings}) > 1:
         names = [f"{name} on {flat['dataset.name']}" for flat, name in zip(settings, names, strict=True)]
     names = [name or flat["backbone.name"] for flat, name in zip(settings, names, strict=True)]
@@ -196,16 +78,15 @@ def _with_settings(name: str, flat: Mapping[str, Any], keys: Sequence[str]) -> s
 
 TRIVIAL_PRUNERS = ("random", "uniform", "downsample", "recent")
 TRIVIAL_BACKBONES = ("recent",)
-TIMING_COLUMNS = (
-    *("latency_ms", "latency_median_ms", "latency_p25_ms", "latency_p75_ms", "latency_p90_ms"),
-    *("ttft_ms", "ttft_p25_ms", "ttft_p75_ms", "peak_mem_gib"),
-)
-"""Columns that differ from one execution to the next; with a time as cost, so may ``is_non_dominated``."""
+WHOLE_MEMORY = "all"
+"""The memory that leaves nothing out."""
+TRIVIAL_MEMORY = "recent"
+"""The last tokens alone: what a memory has to beat. It is trivial only beside another one."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One row per distinct finished run, and the reason for every other folder.
+    """One row per distinct finished run, and the reason for every other folder: failed, unfinished, or ``refused``.
 
     Points are compared within their ``benchmark``: the same questions, on the same device.
     """
@@ -214,6 +95,7 @@ class Sweep:
     left_out: dict[str, str]
     cost: Cost = COSTS["latency"]
     runs: dict[str, Run] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def read_sweep(folders: Path | Sequence[Path], cost: str = "latency") -> Sweep:
@@ -234,11 +116,31 @@ def as_sweep(found: Found, cost: str = "latency") -> Sweep:
     ]  # fmt: skip
     points = pd.DataFrame(rows)
     if rows:
+        points = _with_one_reference(points)
         points["is_non_dominated"] = False
         for _, group in points.groupby("benchmark"):
             points.loc[group.index, "is_non_dominated"] = non_dominated(group["accuracy"], group[axis.column])
-        points = points.sort_values(["benchmark", "label", "requested_tokens", "run"], ignore_index=True)
-    return Sweep(points, found.left_out, axis, {run.name: run for run in found.runs})
+        num_memories = points.groupby(["benchmark", "backbone"])["memory"].transform("nunique")
+        points["is_trivial"] |= points["memory"].eq(TRIVIAL_MEMORY) & (num_memories > 1)
+        order = ["benchmark", "label", "requested_tokens", "requested_tokens_read", "run"]
+        points = points.sort_values(order, ignore_index=True)
+    return Sweep(points, found.left_out, axis, {run.name: run for run in found.runs}, found.refused)
+
+
+def _with_one_reference(points: pd.DataFrame) -> pd.DataFrame:
+    """Of the runs without cacher and pruner, those of one memory stay the uncompressed ones of their backbone.
+
+    Where a sweep has several memories, or one with several settings, the others are points of their own lines. The
+    memory that keeps everything stays, else that of the backbone's name, else the one of which questions read most.
+    """
+    points["is_plain"] = points["is_uncompressed"]
+    for _, group in points[points["is_plain"]].groupby(["benchmark", "backbone"]):
+        rank = 2 * group["memory"].eq(WHOLE_MEMORY) + group["memory"].eq(group["backbone"])
+        best = group[rank == rank.max()]
+        first = best.loc[best["tokens_read"].astype(float).fillna(0).idxmax()]
+        same = group["memory"].eq(first["memory"]) & group["memory_settings"].eq(first["memory_settings"])
+        points.loc[group.index, "is_uncompressed"] = same
+    return points
 
 
 def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarray:
@@ -279,6 +181,7 @@ def write_pareto(sweep: Sweep, folder: Path) -> list[Path]:
         "non_dominated": [point["run"] for point in points if point["is_non_dominated"]],
         "hypervolume": hypervolumes(sweep.points, sweep.cost) if points else [],
         "left_out": sweep.left_out,
+        "refused": sweep.refused,
     }
     write_text_atomically(file, json.dumps(content, indent=2) + "\n")
     return [csv, file]
@@ -306,31 +209,13 @@ def _machine_of(run: Run) -> str:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    summary = run.summary
-    low, high = summary["accuracy_ci95"] or (None, None)
-    tokens, frame_ms, ttft_ms = (summary.get(key) or {} for key in ("tokens_per_frame", "frame_ms", "ttft_ms"))
-    flops, kv_bytes = summary.get("flops_per_frame") or {}, summary.get("kv_bytes") or {}
-    held = [size for size in kv_bytes.values() if size is not None]
     names = run.names
     return {
         **{group: names[group] for group in GROUPS},
+        "memory_settings": run.memory_settings,
         "is_uncompressed": run.is_uncompressed,
         "is_trivial": names["pruner"] in TRIVIAL_PRUNERS or names["backbone"] in TRIVIAL_BACKBONES,
-        "requested_tokens": tokens.get("requested"),
-        "achieved_tokens": tokens.get("achieved"),
-        "update_ratio": summary.get("update_ratio"),
-        "accuracy": summary["accuracy"],
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "coverage": summary["coverage"],
-        "num_questions": summary["num_questions"],
-        "flops_per_frame": sum(flops.values()) if flops else None,
-        "kv_mib": sum(held) / 1024**2 if held else None,
-        "latency_ms": frame_ms.get("mean"),
-        **{f"latency_{key}_ms": frame_ms.get(key) for key in ("median", "p25", "p75", "p90")},
-        "ttft_ms": ttft_ms.get("median"),
-        **{f"ttft_{key}_ms": ttft_ms.get(key) for key in ("p25", "p75")},
-        "peak_mem_gib": summary.get("peak_mem_gib"),
+        **axis_values(run.summary),
         "run": run.name,
         "fingerprint": run.fingerprint,
     }
@@ -363,9 +248,10 @@ def hypervolumes(points: pd.DataFrame, cost: Cost) -> list[dict[str, Any]]:
 def _of_backbone(points: pd.DataFrame, cost: Cost, benchmark: str, backbone: str) -> dict[str, Any]:
     known = points[points["is_uncompressed"]].dropna(subset=["accuracy", cost.column])
     where = {"benchmark": benchmark, "backbone": backbone}
-    if known.empty or not known.iloc[0]["accuracy"] or not known.iloc[0][cost.column]:
+    # Of several memories the one that keeps everything, which costs most.
+    full = None if known.empty else known.loc[known[cost.column].idxmax()]
+    if full is None or not full["accuracy"] or not full[cost.column]:
         return {**where, "reference": None, "all": _shares(points, cost, None), "by_label": {}}
-    full = known.iloc[0]
     methods = points[~points["is_uncompressed"]]
     return {
         **where,
