@@ -12,7 +12,7 @@ counts windows of seconds in rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -126,6 +126,50 @@ class Span:
         return is_text and (self.kind, self.round) == (other.kind, other.round)
 
 
+class TurnWriter:
+    """Turns of the chat template as spans."""
+
+    def __init__(self, token_ids: Callable[[str], list[int]], placeholder_id: int) -> None:
+        self._token_ids, self._placeholder_id = token_ids, placeholder_id
+
+    def text(self, kind: str, number: int, text: str) -> Span:
+        """A span of text."""
+        return Span(kind, number, self._token_ids(text))
+
+    def clip(self, kind: str, number: int, clip: Clip) -> Span:
+        """A span of visual tokens."""
+        return Span(kind, number, [self._placeholder_id] * clip.num_tokens, clip.shape_only(), clip.tokens)
+
+    def opening(self, previous_text: str) -> list[Span]:
+        """System prompt, and the block that will take up what was said."""
+        return [
+            self.text("system", START, SYSTEM),
+            self.text("previous.head", START, f"{IM_START}previous text\n"),
+            self.text(PREVIOUS, START, previous_text),
+            self.text(PREVIOUS_TAIL, START, CLOSE),
+        ]
+
+    def shown(self, number: int, frames: Sequence[VisualTokens], last: Span) -> list[Span]:
+        """A user turn with a clip of ``frames`` (if any), up to the words behind it; ``last``: the span before."""
+        spans = [self.text("user.head", number, USER)]
+        if last.kind == REPLY_TAIL:
+            spans.insert(0, self.text(REPLY_TAIL, last.round, "\n"))
+        if not frames:
+            return spans
+        return [
+            *spans,
+            self.text(TIME, number, time_text(frames[0].start_s, frames[-1].stop_s)),
+            self.text(CLIP, number, VISION_START),
+            self.clip(CLIP, number, Clip(tuple(frames))),
+            self.text(CLIP, number, VISION_END),
+        ]
+
+    def asked(self, number: int, words: str) -> list[Span]:
+        """What the user says (if anything), up to where the model speaks."""
+        spans = [self.text(QUERY, number, words)] if words else []
+        return [*spans, self.text(TAIL, number, CLOSE), self.text("reply.head", number, ASSISTANT)]
+
+
 # 2. Section 3: what leaves before a round, and what moves into the previous text.
 
 
@@ -208,8 +252,8 @@ class EditableSequence:
     tokens stay where they were first placed.
     """
 
-    def __init__(self, model: SpeakingModel, shrinks: bool) -> None:
-        self.model, self.shrinks = model, shrinks
+    def __init__(self, model: SpeakingModel, writer: TurnWriter, shrinks: bool) -> None:
+        self.model, self.writer, self.shrinks = model, writer, shrinks
         self.spans: list[Span] = []
         self.store = EvictingStore(model.decoder.shape)
         self.positions = torch.empty(3, 0, dtype=torch.double)
@@ -225,14 +269,6 @@ class EditableSequence:
     def num_visual(self) -> int:
         """Visual tokens of the sequence."""
         return sum(len(span.ids) for span in self.spans if span.clip is not None)
-
-    def text(self, kind: str, number: int, text: str) -> Span:
-        """A span of text."""
-        return Span(kind, number, self.model.token_ids(text))
-
-    def clip(self, kind: str, number: int, clip: Clip) -> Span:
-        """A span of visual tokens."""
-        return Span(kind, number, [self.model.placeholder_id] * clip.num_tokens, clip.shape_only(), clip.tokens)
 
     def numbered(self) -> list[Span]:
         """The spans, each with its place in the sequence."""
@@ -262,7 +298,7 @@ class EditableSequence:
         """
         for segment in joined(segments):
             if isinstance(segment, Clip):
-                self.spans.append(self.clip(QUESTION, START, segment))
+                self.spans.append(self.writer.clip(QUESTION, START, segment))
                 continue
             ids = list(segment.ids) if segment.ids is not None else self.model.token_ids(segment.text)
             if self.spans[-1].kind in (REPLY, QUESTION) and self.spans[-1].clip is None:
@@ -339,15 +375,9 @@ class StreamingVLMState(SpeakingState):
         self._windows = settings.windows
         self._num_rounds = 0
         self._query = self._news = settings.query
-        self.sequence = EditableSequence(model, settings.positions == "shrink")
-        text = self.sequence.text
-        # System prompt, and the block that will take up what was said.
-        self.sequence.spans = [
-            text("system", START, SYSTEM),
-            text("previous.head", START, f"{IM_START}previous text\n"),
-            text(PREVIOUS, START, settings.previous_text),
-            text(PREVIOUS_TAIL, START, CLOSE),
-        ]
+        self._writer = TurnWriter(model.token_ids, model.placeholder_id)
+        self.sequence = EditableSequence(model, self._writer, settings.positions == "shrink")
+        self.sequence.spans = self._writer.opening(settings.previous_text)
 
     def tell(self, message: str) -> None:
         self._query = self._news = message
@@ -355,7 +385,8 @@ class StreamingVLMState(SpeakingState):
     def read(self, query: Query, waiting: Sequence[VisualTokens], prune: PruneOnRead) -> Reading:
         """The question is a turn of text at the end, with the frames that have not been shown yet."""
         mark = self.sequence.mark()
-        self._show([*self.waiting, *waiting], self._num_rounds)
+        frames = [*self.waiting, *waiting]
+        self.sequence.spans += self._writer.shown(self._num_rounds, frames, self.sequence.spans[-1])
 
         def release() -> None:
             self.sequence.rewind(mark)
@@ -387,10 +418,8 @@ class StreamingVLMState(SpeakingState):
         sequence, number = self.sequence, self._num_rounds
         is_lost = not self.settings.upstream_quirks and all(span.kind != QUERY for span in sequence.spans)
         words, self._news = self._news or (self._query if is_lost else ""), ""
-        self._show(frames, number)
-        if words:
-            sequence.spans.append(sequence.text(QUERY, number, words))
-        sequence.spans += [sequence.text(TAIL, number, CLOSE), sequence.text("reply.head", number, ASSISTANT)]
+        sequence.spans += self._writer.shown(number, frames, sequence.spans[-1])
+        sequence.spans += self._writer.asked(number, words)
         flops_before = sequence.flops
         logits = sequence.read()
         flops = sequence.flops - flops_before
@@ -400,20 +429,6 @@ class StreamingVLMState(SpeakingState):
         sequence.spans.append(Span(REPLY_TAIL, number, [self.model.end_of_turn_id]))
         self._num_rounds += 1
         return flops
-
-    def _show(self, frames: Sequence[VisualTokens], number: int) -> None:
-        """A user turn with a clip of ``frames`` (if any), up to the words behind it."""
-        sequence, last = self.sequence, self.sequence.spans[-1]
-        if last.kind == REPLY_TAIL:
-            sequence.spans.append(sequence.text(REPLY_TAIL, last.round, "\n"))
-        sequence.spans.append(sequence.text("user.head", number, USER))
-        if frames:
-            sequence.spans += [
-                sequence.text(TIME, number, time_text(frames[0].start_s, frames[-1].stop_s)),
-                sequence.text(CLIP, number, VISION_START),
-                sequence.clip(CLIP, number, Clip(tuple(frames))),
-                sequence.text(CLIP, number, VISION_END),
-            ]
 
     def _comment(self, logits: Tensor, frames: Sequence[VisualTokens]) -> None:
         """Say something about a round, or stay silent."""

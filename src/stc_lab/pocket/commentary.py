@@ -18,15 +18,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from stc_lab.cachers import STCCacher
+from stc_lab.api import load
+from stc_lab.backbones.base import VideoModel
+from stc_lab.cachers.base import Cacher
 from stc_lab.cachers.none import NoCacher
+from stc_lab.cachers.stc import STCCacher
+from stc_lab.memories.livecc import LiveCC
+from stc_lab.memories.streamingvlm import StreamingVLM
 from stc_lab.pocket.dataset import ensure_streams, held_out_script
 from stc_lab.pocket.world.commentary import Event, Watcher
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, NATIVE_FPS, SHAPES
+from stc_lab.pruners.base import Pruner
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.results.statistics import confidence_interval
+from stc_lab.session import StreamSession
 from stc_lab.types import TimedText
 from stc_lab.video import open_video
 
@@ -98,9 +105,10 @@ def _same(event: Event, said: Event) -> bool:
     return (event.shape, event.verb, event.color, event.place) == (said.shape, said.verb, said.color, said.place)
 
 
-def comment(model, video: Path, fps: float, cacher, pruner) -> list[TimedText]:
+def comment(model: VideoModel, video: Path, fps: float, cacher: Cacher, pruner: Pruner) -> list[TimedText]:
     """What ``model`` says about a whole video."""
-    session = model.open(cacher, pruner)
+    memory = StreamingVLM(fps=fps) if model.settings.name == "streamingvlm" else LiveCC()
+    session = StreamSession(model, cacher, pruner, memory)
     with open_video(video, fps=fps, in_process=True) as source:
         reports = [report for frame in source for report in session.push([frame.pixels], [frame.timestamp_s])]
     reports += session.finish()
@@ -125,7 +133,7 @@ def measure(model, split: str, num_streams: int, fps: float, cacher, pruner, roo
         true += (right := lines_true(events, lines))
         said_in += [stream.stream_id] * len(hits)
         true_in += [stream.stream_id] * len(right)
-    table = Table("measure", "percent", "95 % CI", "number", title=f"{model.name}, {fps:g} fps, {num_streams} streams")
+    table = Table("measure", "percent", "95 % CI", "number", title=f"{model.settings.name}, {fps:g} fps, {num_streams} streams")
     table.add_row(*rate("events said within 2 s", said, said_in))
     table.add_row(*rate("lines that are true", true, true_in))
     return table
@@ -133,9 +141,6 @@ def measure(model, split: str, num_streams: int, fps: float, cacher, pruner, roo
 
 def main() -> None:
     """Command line."""
-    from stc_lab.backbones.livecc import LiveCC
-    from stc_lab.backbones.streamingvlm import StreamingVLM
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="livecc", choices=("livecc", "streamingvlm"))
     parser.add_argument("--checkpoint", default="pocket")
@@ -146,8 +151,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("~/.cache/stc_lab/pocket").expanduser())
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model_class = {"livecc": LiveCC, "streamingvlm": StreamingVLM}[arguments.backbone]
-    model = model_class(arguments.checkpoint, fps=arguments.fps, dtype="float32")
+    model = load(arguments.backbone, dtype=torch.float32, checkpoint=arguments.checkpoint, fps=arguments.fps)
     cacher, pruner = (STCCacher(), STCPruner(budget=64)) if arguments.stc else (NoCacher(), NoPruner())
     table = measure(model, arguments.split, arguments.streams, arguments.fps, cacher, pruner, arguments.root)
     Console(width=100).print(table)

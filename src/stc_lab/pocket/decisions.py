@@ -29,7 +29,7 @@ from stc_lab.pocket.training.features import coded_frames
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, NATIVE_FPS, SHAPES
 from stc_lab.pruners import NoPruner
-from stc_lab.session import open_session
+from stc_lab.session import StreamSession
 from stc_lab.types import Decision, Question
 
 NUM_RESAMPLES = 1000
@@ -69,7 +69,7 @@ class Watched:
 def watch_stream(model: VideoModel, script: Script, name: str, cacher: Cacher | None = None) -> list[Watched]:
     """Watch all questions of :data:`WATCHED` from the start of a stream to its end; subjects that never come too."""
     states = States.of(script)
-    session = open_session(model, cacher or NoCacher(), NoPruner(), DispiderMemory())
+    session = StreamSession(model, cacher or NoCacher(), NoPruner(), DispiderMemory())
     size = session.memory.clip_frames
     watched = {}
     for task, form in WATCHED.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,23 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from stc_lab.backbones.qwen_vl.model import LiveCC, Qwen2_5VL, Qwen2VL, QwenModel, StreamingVLM
+from stc_lab.cachers.base import Cacher
+from stc_lab.measure import StageTimer
+from stc_lab.memories import all, livecc, oneshot, recent, rekv, streamingvlm
+from stc_lab.memories.base import Memory
+from stc_lab.pruners.base import Pruner
+from stc_lab.session import StreamSession
+
+SETTINGS = {"livecc": LiveCC, "streamingvlm": StreamingVLM, "qwen2_vl": Qwen2VL, "qwen2_5_vl": Qwen2_5VL}
+MEMORIES = {
+    "livecc": livecc.LiveCC,
+    "streamingvlm": streamingvlm.StreamingVLM,
+    "oneshot": oneshot.OneShot,
+    "recent": recent.Recent,
+    "rekv": rekv.ReKV,
+    "all": all.All,
+}
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
 PROCESSOR = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -149,6 +167,36 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: save_checkpoint(tmp_path_factory.mktemp(name), tiny_model(kind), tiny_tokenizer(), name)
         for name, kind in kinds.items()
     }
+
+
+@dataclass(frozen=True)
+class OnMemory:
+    """A loaded model with a memory, to open sessions on."""
+
+    model: QwenModel
+    memory: Memory
+
+    def open(self, cacher: Cacher, pruner: Pruner, timer: StageTimer | None = None) -> StreamSession:
+        return StreamSession(self.model, cacher, pruner, self.memory, timer)
+
+
+@pytest.fixture(scope="session")
+def on_memory() -> Callable[..., OnMemory]:
+    """``(name, folder, memory, **settings)``: the model in a folder with a memory, by their names; settings go to
+    whoever declares them, to both where both do."""
+
+    def make(name: str, folder: Path, memory: str | None = None, **settings) -> OnMemory:
+        kinds = SETTINGS[name], MEMORIES[memory or name]
+        own = [{field.name for field in fields(kind)} for kind in kinds]
+        unknown = settings.keys() - own[0] - own[1]
+        assert not unknown, unknown
+        made = [
+            kind(**{key: value for key, value in settings.items() if key in names})
+            for kind, names in zip((lambda **more: kinds[0](checkpoint=str(folder), **more), kinds[1]), own, strict=True)
+        ]
+        return OnMemory(made[0].load(dtype=torch.float32), made[1])
+
+    return make
 
 
 @pytest.fixture(scope="session")

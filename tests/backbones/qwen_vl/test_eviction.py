@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stc_lab.backbones.streamingvlm.eviction import evicted
-from stc_lab.backbones.streamingvlm.options import StreamingVLMOptions, Windows
-from stc_lab.backbones.streamingvlm.spans import START, Span
+from stc_lab.memories.streamingvlm import START, Span, StreamingVLM, Windows, evicted
 
 SILENCE = 9
 
@@ -106,7 +104,7 @@ def test_previous_text_is_trimmed_across_answers() -> None:
 
 def test_seconds_become_rounds() -> None:
     def rounds(**settings) -> tuple[int, int, int]:
-        windows = StreamingVLMOptions(**settings).windows
+        windows = StreamingVLM(**settings).windows
         return windows.text_rounds, windows.vision_rounds, windows.patches_per_round
 
     assert rounds() == (16, 16, 1)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from stc_lab.backbones.qwen_vl.geometry import FrameBudget
-from stc_lab.backbones.qwen_vl.pairs import Pairing
-from stc_lab.backbones.qwen_vl.preprocessing import PairPreprocessor
+from stc_lab.backbones.qwen_vl.checkpoint import FrameBudget, PairPreprocessor
+from stc_lab.backbones.qwen_vl.pairing import Pairing
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CONFIG = {"image_mean": MEAN, "image_std": STD}
@@ -58,14 +57,13 @@ def test_pairs_and_their_clock() -> None:
     pairing = Pairing(2.0)
     first = pairing.take(frames_of(3), [0.0, 0.48, 0.96])
     second = pairing.take(frames_of(2), [1.46, 7.0])
-    assert [[pair[:, 0, 0, 0].tolist() for pair in pairs] for pairs, _ in (first, second)] == [[[0, 1]], [[2, 0]]]
+    assert [[pair[:, 0, 0, 0].tolist() for pair in pairs] for pairs, *_ in (first, second)] == [[[0, 1]], [[2, 0]]]
     assert (first[1], second[1]) == ([0.48], [1.46])
-    assert (pairing.next_start(), pairing.next_start()) == (0.0, 1.0)
-    assert pairing.half()[1] == 7.0 and pairing.num_frames == 5
-    pair, start_s = pairing.commit_half()
-    assert start_s == 7.0 and torch.equal(torch.from_numpy(pair[0]), torch.from_numpy(pair[1]))
-    assert pairing.take(frames_of(2), [7.5, 8.0])[1] == [8.0]
-    assert (pairing.next_start(), pairing.next_start()) == (7.0, 7.5)
+    assert (first[2], second[2]) == ([(0.0, 1.0)], [(1.0, 2.0)])
+    assert pairing.half()[1] == (7.0, 8.0) and pairing.num_frames == 5
+    pair, span = pairing.commit_half()
+    assert span == (7.0, 8.0) and torch.equal(torch.from_numpy(pair[0]), torch.from_numpy(pair[1]))
+    assert pairing.take(frames_of(2), [7.5, 8.0])[1:] == ([8.0], [(7.5, 8.5)])
 
 
 def test_broken_frames_are_named() -> None:

@@ -8,7 +8,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-from stc_lab.backbones.qwen_vl.layout import Axes, Clip
+from stc_lab.language.sequence import Clip, Cursor, TimeRowColumn
 from stc_lab.types import VisualTokens
 
 VISION = {"depth": 0, "patch_size": 4, "spatial_merge_size": 2}
@@ -19,13 +19,13 @@ def clip_of(num_frames: int, rows: int, columns: int) -> Clip:
     return Clip(tuple(frames))
 
 
-def placed(axes: Axes, pieces: list[int | Clip]) -> tuple[torch.Tensor, float]:
+def placed(axes: TimeRowColumn, pieces: list[int | Clip]) -> tuple[torch.Tensor, float]:
     """Positions of texts (their lengths) and clips, one after the other."""
-    parts, position = [], 0.0
+    parts, cursor = [], Cursor()
     for piece in pieces:
-        new, position = axes.text(position, piece) if isinstance(piece, int) else axes.clip(position, piece)
+        new, cursor = axes.text(cursor, piece) if isinstance(piece, int) else axes.clip(cursor, piece)
         parts.append(new)
-    return torch.cat(parts, dim=1), position
+    return torch.cat(parts, dim=1), cursor.position
 
 
 @pytest.mark.parametrize(
@@ -44,30 +44,30 @@ def test_equals_the_models_own_index(kind, step) -> None:
     expected, delta = model_class.get_rope_index(
         stand_in, types, mm_token_type_ids=types, video_grid_thw=grids, **extra
     )
-    positions, following = placed(Axes(step), [5, clip_of(2, 3, 4), 3, clip_of(1, 3, 2), 2])
+    positions, following = placed(TimeRowColumn(step), [5, clip_of(2, 3, 4), 3, clip_of(1, 3, 2), 2])
     assert torch.equal(positions, expected[:, 0].double())
     assert following == types.shape[1] + delta.item()
 
 
 def test_text_follows_the_furthest_axis() -> None:
-    assert placed(Axes(), [clip_of(7, 2, 3)])[1] == 7
-    assert placed(Axes(2.0), [clip_of(3, 2, 3)])[1] == 5
-    assert placed(Axes(), [clip_of(1, 2, 9)])[1] == 9
+    assert placed(TimeRowColumn(), [clip_of(7, 2, 3)])[1] == 7
+    assert placed(TimeRowColumn(2.0), [clip_of(3, 2, 3)])[1] == 5
+    assert placed(TimeRowColumn(), [clip_of(1, 2, 9)])[1] == 9
 
 
 @pytest.mark.parametrize("is_flat", [False, True])
 def test_pruned_tokens_leave_their_places_empty(is_flat: bool) -> None:
-    axes, full = Axes(is_flat=is_flat), clip_of(2, 3, 4)
+    axes, full = TimeRowColumn(is_flat=is_flat), clip_of(2, 3, 4)
     kept = [torch.tensor([0, 5, 11]), torch.tensor([2])]
     pruned = Clip(tuple(frame.keep(indices) for frame, indices in zip(full.frames, kept, strict=True)))
     whole, following = placed(axes, [4, full, 3])
     positions, same = placed(axes, [4, pruned, 3])
     chosen = [*range(4), *(4 + index for index in (0, 5, 11, 12 + 2)), *range(28, 31)]
     assert torch.equal(positions, whole[:, chosen]) and following == same
-    assert (pruned.num_tokens, pruned.num_full) == (4, 24)
+    assert pruned.num_tokens == 4 and sum(frame.num_full for frame in pruned.frames) == 24
     assert torch.equal(placed(axes, [4, pruned.shape_only(), 3])[0], positions)
 
 
 def test_flat_clips_count_like_text() -> None:
-    positions, following = placed(Axes(is_flat=True), [2, clip_of(2, 2, 3), 1])
+    positions, following = placed(TimeRowColumn(is_flat=True), [2, clip_of(2, 2, 3), 1])
     assert torch.equal(positions, torch.arange(15.0).double().expand(3, -1)) and following == 15

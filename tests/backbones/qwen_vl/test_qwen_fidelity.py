@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stc_lab.backbones.livecc import LiveCC
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.predict.fidelity import FidelitySession
 from stc_lab.pruners.none import NoPruner
@@ -17,17 +16,14 @@ from stc_lab.types import Question
 
 CHOICE = Question("q", 9.0, "What moves?", ("a dot", "a square"), "B")
 OPEN = Question("o", 9.0, "What moves?")
-BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
 CASES = [("livecc", {}), ("livecc", {"remember_questions": True, "temperature": 1.0}), ("streamingvlm", {})]
 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_pairs(tiny_folders: dict[str, Path], name: str, settings: dict, is_compressed: bool) -> None:
+def test_pairs(tiny_folders: dict[str, Path], on_memory: Callable, name: str, settings: dict, is_compressed: bool) -> None:
     """A question comes while a frame waits for its partner."""
-    model = BACKBONES[name](
-        str(tiny_folders[name]), dtype="float32", commentary_tokens=3, max_new_tokens=3, **settings
-    )  # fmt: skip
+    model = on_memory(name, tiny_folders[name], commentary_tokens=3, max_new_tokens=3, **settings)
     methods = NoCacher(), NoPruner()
     if is_compressed:
         methods = STCCacher(interval=3, update_ratio=0.2), STCPruner(budget=3)
@@ -47,5 +43,5 @@ def test_pairs(tiny_folders: dict[str, Path], name: str, settings: dict, is_comp
     assert answer.letter_logits == alone.ask(CHOICE).letter_logits
     assert answer.fidelity["over"] == "choices"
     reports += session.flush()
-    assert len(reports) == (6 if model.asking_changes_stream else 5)
+    assert len(reports) == (6 if model.memory.changes_stream else 5)
     assert (min(report.fidelity["feature_cosine"] for report in reports) < 1) == is_compressed

@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lab.backbones.livecc import LiveCC
 from stc_lab.backbones.qwen_vl import pocket
-from stc_lab.backbones.streamingvlm import StreamingVLM
+from stc_lab.backbones.qwen_vl.model import LiveCC, QwenModel, StreamingVLM
 from stc_lab.cachers import NoCacher, STCCacher
+from stc_lab.memories import livecc, oneshot, streamingvlm
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import StreamSession
 
 BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
+MEMORIES = {"livecc": livecc.LiveCC, "streamingvlm": streamingvlm.StreamingVLM}
 HUB = {"livecc": "chenjoya/LiveCC-7B-Instruct", "streamingvlm": "mit-han-lab/StreamingVLM"}
 
 
@@ -31,6 +33,10 @@ def folder(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> Path:
     return shutil.copytree(tiny_folders[name], tmp_path / "checkpoint")
 
 
+def loaded(name: str, folder: Path | str) -> QwenModel:
+    return BACKBONES[name](checkpoint=str(folder)).load(dtype=torch.float32)
+
+
 def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -39,14 +45,14 @@ def test_official_and_new_key_layout_are_loaded_bit_by_bit(name: str, folder: Pa
     saved = load_file(folder / "model.safetensors")
     roots = {key.split(".")[0] for key in saved}
     assert roots == {"visual", "model", "lm_head"} and not any(key.startswith("model.visual") for key in saved)
-    model = BACKBONES[name](str(folder), dtype="float32")
+    model = loaded(name, folder)
     state = model.model.state_dict()
     assert torch.equal(state["model.visual.blocks.1.attn.qkv.weight"], saved["visual.blocks.1.attn.qkv.weight"])
-    loaded = state["model.language_model.layers.1.mlp.up_proj.weight"]
-    assert torch.equal(loaded, saved["model.layers.1.mlp.up_proj.weight"])
+    projection = state["model.language_model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(projection, saved["model.layers.1.mlp.up_proj.weight"])
     assert not any(parameter.requires_grad for parameter in model.parameters())
     save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
-    again = BACKBONES[name](str(folder), dtype="float32").model.state_dict()
+    again = loaded(name, folder).model.state_dict()
     assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
@@ -59,13 +65,13 @@ def test_weights_must_fit_exactly(name: str, folder: Path, change: str) -> None:
         weights["visual.merger.mlp.3.bias"] = torch.zeros(3)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"weights do not fit.*(missing|unexpected) keys: .*merger.mlp.[03].bias"):
-        BACKBONES[name](str(folder))
+        loaded(name, folder)
 
 
 def test_only_safetensors_are_read(name: str, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="model.safetensors not found in"):
-        BACKBONES[name].check_settings({"checkpoint": str(folder)})
+        BACKBONES[name](checkpoint=str(folder)).facts()
 
 
 @pytest.mark.parametrize(
@@ -78,25 +84,24 @@ def test_only_safetensors_are_read(name: str, folder: Path) -> None:
 def test_another_kind_of_model_is_refused(name: str, folder: Path, file: str, changes: dict, message: str) -> None:
     edit(folder / file, **changes)
     with pytest.raises(ValueError, match=message):
-        BACKBONES[name].check_settings({"checkpoint": str(folder)})
+        BACKBONES[name](checkpoint=str(folder)).facts()
 
 
 def test_another_tokenizer_or_processor_is_refused(name: str, folder: Path) -> None:
     edit(folder / "preprocessor_config.json", image_mean=None)
     with pytest.raises(ValueError, match="image_mean missing"):
-        BACKBONES[name](str(folder))
+        loaded(name, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "<|video_pad|>"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ValueError, match=r"its tokenizer has no <\|video_pad\|>"):
-        BACKBONES[name](str(folder))
+        loaded(name, folder)
 
 
 def test_hub_id_without_files_says_how_to_fetch(name: str, offline: None) -> None:
-    BACKBONES[name].check_settings({"checkpoint": HUB[name]})
-    BACKBONES[name].check_combination({"checkpoint": HUB[name]}, STCCacher(), STCPruner(budget=64))
+    BACKBONES[name](checkpoint=HUB[name]).check(STCCacher(), STCPruner(budget=64), MEMORIES[name]())
     with pytest.raises(ValueError) as error:
-        BACKBONES[name](HUB[name])
+        loaded(name, HUB[name])
     message = str(error.value)
     assert f"backbone.checkpoint={HUB[name]}" in message and f"hf download {HUB[name]}" in message
     assert "about 16.6 GB" in message
@@ -105,51 +110,68 @@ def test_hub_id_without_files_says_how_to_fetch(name: str, offline: None) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "batch"}, "backbone.mode=batch: must be one of streaming, oneshot"),
         ({"answer_reader": "magic"}, "backbone.answer_reader=magic"),
         ({"fps": 0}, "backbone.fps=0"),
-        ({"positions": "2d"}, "backbone.positions=2d"),
         ({"tokens_per_frame": 4, "min_tokens_per_frame": 8}, "min_tokens_per_frame=8: must be at most"),
-        ({"commentary_tokens": 0}, "backbone.commentary_tokens=0"),
-        ({"temperature": -1}, "backbone.temperature=-1"),
         ({"repetition_penalty": 0}, "backbone.repetition_penalty=0"),
-        ({"max_frames": 1}, "backbone.max_frames=1: must be at least 2"),
     ],
 )
 def test_settings_that_cannot_work_are_named(
     name: str, tiny_folders: dict[str, Path], settings: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        BACKBONES[name].check_settings({"checkpoint": str(tiny_folders[name]), **settings})
+        BACKBONES[name](checkpoint=str(tiny_folders[name]), **settings).facts()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positions": "2d"}, "memory.positions=2d"),
+        ({"commentary_tokens": 0}, "memory.commentary_tokens=0"),
+        ({"temperature": -1}, "memory.temperature=-1"),
+        ({"repetition_penalty": 0}, "memory.repetition_penalty=0"),
+    ],
+)
+def test_settings_of_comments_that_cannot_work_are_named(name: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MEMORIES[name](**settings)
 
 
 def test_settings_of_their_own_are_named() -> None:
-    with pytest.raises(ValueError, match="backbone.vision_window_s=0"):
-        StreamingVLM.options_class(vision_window_s=0)
-    with pytest.raises(ValueError, match="backbone.text_sink=-1"):
-        StreamingVLM.options_class(text_sink=-1)
-    with pytest.raises(ValueError, match="remember_questions=true: backbone.mode=oneshot"):
-        LiveCC.options_class(remember_questions=True, mode="oneshot")
-    with pytest.raises(ValueError, match="backbone.silence_threshold=2"):
-        LiveCC.options_class(silence_threshold=2.0)
+    with pytest.raises(ValueError, match="memory.vision_window_s=0"):
+        streamingvlm.StreamingVLM(vision_window_s=0)
+    with pytest.raises(ValueError, match="memory.text_sink=-1"):
+        streamingvlm.StreamingVLM(text_sink=-1)
+    with pytest.raises(ValueError, match="memory.silence_threshold=2"):
+        livecc.LiveCC(silence_threshold=2.0)
+    with pytest.raises(ValueError, match="memory.max_frames=1: must be at least 2"):
+        oneshot.OneShot(max_frames=1)
+
+
+def test_a_trained_memory_is_the_only_one_its_preset_takes(name: str, tiny_folders: dict[str, Path]) -> None:
+    model, other = BACKBONES[name](checkpoint=str(tiny_folders[name])), {"livecc": "streamingvlm"}.get(name, "livecc")
+    model.check(NoCacher(), STCPruner(budget=4), oneshot.OneShot())
+    with pytest.raises(ValueError, match=f"memory={other}: backbone={name} was trained with a memory of its own"):
+        model.check(NoCacher(), STCPruner(budget=4), MEMORIES[other]())
 
 
 def test_budgets_count_tokens_of_a_pair(name: str, tiny_folders: dict[str, Path]) -> None:
-    settings = {"checkpoint": str(tiny_folders[name])}
-    assert BACKBONES[name].nominal_tokens(settings) == 30
-    BACKBONES[name].check_combination(settings, NoCacher(), STCPruner(budget=30))
+    folder, memory = str(tiny_folders[name]), MEMORIES[name]()
+    settings = BACKBONES[name](checkpoint=folder)
+    assert settings.facts().tokens_per_frame == 30
+    settings.check(NoCacher(), STCPruner(budget=30), memory)
     with pytest.raises(ValueError, match="a frame has 30 tokens"):
-        BACKBONES[name].check_combination(settings, NoCacher(), STCPruner(budget=31))
+        settings.check(NoCacher(), STCPruner(budget=31), memory)
     with pytest.raises(ValueError, match="a frame has 30 tokens"):
-        BACKBONES[name](settings["checkpoint"]).open(NoCacher(), STCPruner(budget=31))
-    BACKBONES[name].check_combination({**settings, "tokens_per_frame": 40}, NoCacher(), STCPruner(budget=31))
+        StreamSession(loaded(name, folder), NoCacher(), STCPruner(budget=31), memory)
+    BACKBONES[name](checkpoint=folder, tokens_per_frame=40).check(NoCacher(), STCPruner(budget=31), memory)
 
 
-def test_square_frames_stand_for_all(name: str, tiny_folders: dict[str, Path]) -> None:
-    model = BACKBONES[name](str(tiny_folders[name]), dtype="float32")
-    assert model.grid == (5, 5) and model.tokens_per_frame == 25 == model.tower.facts.num_tokens
-    assert model.view(17, 25) is model.view(16, 24) and model.view(17, 25).grid == (2, 3)
-    assert model.project_flops == model.square.project_flops > 0
+def test_frames_of_about_one_size_share_an_encoder(name: str, tiny_folders: dict[str, Path]) -> None:
+    model = loaded(name, tiny_folders[name])
+    assert model.encoder((17, 25)) is model.encoder((16, 24)) and model.encoder((17, 25)).grid == (2, 3)
+    square = model.encoder((40, 40))
+    assert square.grid == (5, 5) and square.tower.facts.num_tokens == 25 and square.project_flops > 0
 
 
 def test_pocket_architectures(name: str, tmp_path: Path) -> None:
@@ -167,10 +189,10 @@ def test_pocket_architectures(name: str, tmp_path: Path) -> None:
     folder = pocket.save_pocket(model, tmp_path / name, name)
     assert {key.split(".")[0] for key in load_file(folder / "model.safetensors")} == {"visual", "model"}
     assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
-    loaded = BACKBONES[name](str(folder), dtype="float32")
+    again = loaded(name, folder)
     state = model.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
-    assert loaded.grid == (14, 14) and loaded.view(108, 108).tokens_per_frame == 196
-    assert all(loaded.letter_id(letter) >= 0 for letter in "ABCDE")
-    prompt = loaded.loaded.token_ids("<|im_start|>user\nTime=10.0-12.0s<|vision_start|>")
-    assert loaded.loaded.tokenizer.unk_token_id not in prompt
+    assert all(torch.equal(value, state[key]) for key, value in again.model.state_dict().items())
+    assert again.encoder((108, 108)).grid == (14, 14) and again.facts.tokens_per_frame == 196
+    assert all(again.letter_id(letter) >= 0 for letter in "ABCDE")
+    prompt = again.token_ids("<|im_start|>user\nTime=10.0-12.0s<|vision_start|>")
+    assert again.loaded.tokenizer.unk_token_id not in prompt

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from stc_lab.backbones.livecc import LiveCC
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers import NoCacher
 from stc_lab.config import build, conf_dir
 from stc_lab.pruners.none import NoPruner
 from stc_lab.types import Question
 
-BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
+BACKBONES = ("livecc", "streamingvlm")
 QUESTION = Question("q", 5.0, "What moves?", ("a dot", "a square"), "B")
 CACHERS = sorted(path.stem for path in (conf_dir() / "cacher").glob("*.yaml"))
 PRUNERS = sorted(path.stem for path in (conf_dir() / "pruner").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
-def model(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]):
-    return BACKBONES[request.param](str(tiny_folders[request.param]), commentary_tokens=2, dtype="float32")
+def model(request: pytest.FixtureRequest, tiny_folders: dict[str, Path], on_memory: Callable):
+    return on_memory(request.param, tiny_folders[request.param], commentary_tokens=2)
 
 
 def method(group: str, name: str):
@@ -37,11 +36,10 @@ def method(group: str, name: str):
 
 def run(model, cacher, pruner, clip: list[np.ndarray]) -> None:
     try:
-        type(model).check_combination({"checkpoint": model.options.checkpoint}, cacher, pruner)
+        session = model.open(cacher, pruner)
     except ValueError as error:
         assert cacher.name == "tome" and "merges tokens inside the tower" in str(error)
         return
-    session = model.open(cacher, pruner)
     reports = session.push(clip[:13], [0.5 * index for index in range(13)])
     assert session.ask(QUESTION).prediction in "AB"
     reports += session.finish()

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stc_lab.backbones.livecc import LiveCC
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.token_maps import Collector
 from stc_lab.types import Question
 
 
-@pytest.mark.parametrize("backbone", [LiveCC, StreamingVLM])
+@pytest.mark.parametrize("backbone", ["livecc", "streamingvlm"])
 def test_maps_have_a_frame_for_every_report(
-    backbone: type, tiny_folders: dict[str, Path], clip: list[np.ndarray]
+    backbone: str, tiny_folders: dict[str, Path], on_memory: Callable, clip: list[np.ndarray]
 ) -> None:
-    model = backbone(str(tiny_folders[backbone.__name__.lower()]), commentary_tokens=2, dtype="float32")
+    model = on_memory(backbone, tiny_folders[backbone], commentary_tokens=2)
     session, sink = model.open(STCCacher(interval=3), STCPruner(budget=4)), Collector()
-    session.show_to(sink)
+    session.observe_with(sink)
     reports = session.push(clip[:7], [0.5 * index for index in range(7)])
     session.ask(Question("q", 3.0, "What moves?", ("a dot", "a square"), "B"))
     reports += session.push(clip[7:9], [3.5, 4.0])

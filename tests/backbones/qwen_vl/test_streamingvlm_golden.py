@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers.none import NoCacher
+from stc_lab.language import TextDecoder
 from stc_lab.pruners.none import NoPruner
 
 CASES = ("equal", "vision_longer", "text_longer", "append")
@@ -23,10 +23,11 @@ def golden(request: pytest.FixtureRequest, read_golden: Callable):
 
 
 @pytest.fixture
-def model(golden, golden_folders: dict[str, Path]) -> StreamingVLM:
+def model(golden, golden_folders: dict[str, Path], on_memory: Callable):
     run = golden.run
-    return StreamingVLM(
-        str(golden_folders["streamingvlm"]),
+    return on_memory(
+        "streamingvlm",
+        golden_folders["streamingvlm"],
         upstream_quirks=True,
         positions=run.get("pos_mode", "shrink"),
         vision_window_s=run["visual_round"],
@@ -37,42 +38,41 @@ def model(golden, golden_folders: dict[str, Path]) -> StreamingVLM:
         previous_text=run["previous_text"],
         repetition_penalty=run["rp"],
         commentary_tokens=run["max_new"],
-        dtype="float32",
     )
 
 
-def test_rounds(golden, model: StreamingVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds(golden, model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evictions, positions, token ids, cache contents and logits of every round, and the words that were said."""
     prefills = []
-    whole = type(model.decoder).__call__
+    whole = TextDecoder.__call__
 
-    def spy(*args):
-        prefills.append((args[1].shape[0], args[3].clone()))
-        return whole(*args)
+    def spy(decoder, embeds, store, positions):
+        prefills.append((embeds.shape[0], positions.clone()))
+        return whole(decoder, embeds, store, positions)
 
-    monkeypatch.setattr(type(model.decoder), "__call__", spy)
+    monkeypatch.setattr(TextDecoder, "__call__", spy)
     session = model.open(NoCacher(), NoPruner())
-    memory = session._memory
+    memory = session.memory
     for number, facts in enumerate(golden.facts["rounds"]):
         prefills.clear()
         frames = golden.frames[2 * number : 2 * number + 2]
         reports = session.push(frames, [number, number + 0.5])
         name, (num_new, positions) = f"round{number}", prefills[0]
-        assert memory.scroll.ids[: facts["input_len"]] == golden.tensors[f"{name}.input_ids"].tolist()
+        assert memory.sequence.ids[: facts["input_len"]] == golden.tensors[f"{name}.input_ids"].tolist()
         assert positions.shape[1] - num_new == facts["kv_len_before"]
         expected = golden.tensors[f"{name}.position_ids_prefill"].double()
         assert torch.equal(positions[:, -expected.shape[1] :], expected)
-        assert len(memory.scroll.store) == facts["kv_len_after"]
-        assert len(memory.scroll.ids) == facts["sequence_len_after"]
-        check_words(memory.last_spoken, reports[-1], facts, golden, name, session.model)
-        check_cache(memory.scroll.store, golden, f"{name}.kv_after")
+        assert len(memory.sequence.store) == facts["kv_len_after"]
+        assert len(memory.sequence.ids) == facts["sequence_len_after"]
+        check_words(memory.last_generated, reports[-1], facts, golden, name, session.model)
+        check_cache(memory.sequence.store, golden, f"{name}.kv_after")
 
 
-def check_words(spoken, report, facts: dict, golden, name: str, model: StreamingVLM) -> None:
+def check_words(spoken, report, facts: dict, golden, name: str, model) -> None:
     assert spoken.ids == facts["generated_ids_from_model"]
     torch.testing.assert_close(spoken.first_logits, golden.tensors[f"{name}.logits_first"], **TOLERANCE)
     torch.testing.assert_close(spoken.last_logits, golden.tensors[f"{name}.logits_last"], **TOLERANCE)
-    silence = model.loaded.text([model.loaded.silence_id])
+    silence = model.text([model.silence_id])
     assert report.commentary[0].text == facts["response"].replace(silence, "")
 
 
@@ -85,6 +85,6 @@ def check_cache(store, golden, name: str) -> None:
             torch.testing.assert_close(stored, golden.tensors[key], **TOLERANCE)
 
 
-def test_pixels(golden, model: StreamingVLM) -> None:
-    pixels = model.view(16, 24).preprocess([np.stack(golden.frames[:2])])[0]
+def test_pixels(golden, model) -> None:
+    pixels = model.model.encoder((16, 24)).preprocess([np.stack(golden.frames[:2])])[0]
     torch.testing.assert_close(pixels, golden.tensors["round0.pixel_values_videos"], atol=1e-6, rtol=0)

@@ -22,7 +22,8 @@ from transformers import (
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.qwen_vl.pocket_start import start_from_rekv
-from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, CHOOSE, VIDEO_PAD, VISION_END, VISION_START
+from stc_lab.backbones.qwen_vl.model import ANSWER_START, CHOOSE
+from stc_lab.language.chat import VIDEO_PAD, VISION_END, VISION_START
 from stc_lab.pocket.tokenizer import extended_tokenizer
 
 REKV = POCKET_ROOT / "rekv"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, question_text
+from stc_lab.backbones.qwen_vl.model import ANSWER_START, question_text
 from stc_lab.pocket.training.batches import HARD, mix_at
 from stc_lab.pocket.training.qwen_codes import PairLabels
 from stc_lab.pocket.training.qwen_collate import Item, TurnBatch, collate

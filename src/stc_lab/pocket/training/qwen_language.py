@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stc_lab.backbones.qwen_vl.pocket import PLACE_LAYERS
-from stc_lab.backbones.qwen_vl.prompts import ANSWER_START, ASSISTANT, CHOOSE
+from stc_lab.backbones.qwen_vl.model import ANSWER_START, CHOOSE
+from stc_lab.language.chat import ASSISTANT
 from stc_lab.pocket.training.batches import IGNORE
 from stc_lab.pocket.training.codes import SCALE
 from stc_lab.pocket.training.language import with_wrong_shapes

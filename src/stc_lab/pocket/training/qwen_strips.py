@@ -10,10 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from stc_lab.backbones.qwen_vl.layout import Axes, Clip
-from stc_lab.backbones.qwen_vl.memory import Patch
 from stc_lab.backbones.qwen_vl.pocket import pocket_tokenizer
-from stc_lab.backbones.qwen_vl.prompts import ELLIPSIS, IM_END, VIDEO_PAD
+from stc_lab.language.chat import ELLIPSIS, IM_END, VIDEO_PAD
+from stc_lab.language.sequence import Clip, Cursor, TimeRowColumn
 from stc_lab.types import VisualTokens
 
 GRID = (14, 14)
@@ -54,12 +53,14 @@ class Strip:
 
     def text(self, ids: Sequence[int], says: bool = False) -> None:
         """Append text."""
-        placed, self.next = Axes().text(self.next, len(ids))
+        placed, cursor = TimeRowColumn().text(Cursor(self.next), len(ids))
+        self.next = cursor.position
         self._add(ids, says, [TEXT] * len(ids), [0] * len(ids), placed)
 
-    def clip(self, video_id: int, numbers: Sequence[int], clip: Clip, axes: Axes) -> None:
+    def clip(self, video_id: int, numbers: Sequence[int], clip: Clip, axes: TimeRowColumn) -> None:
         """Append the clip of the patches ``numbers``."""
-        placed, self.next = axes.clip(self.next, clip)
+        placed, cursor = axes.clip(Cursor(self.next), clip)
+        self.next = cursor.position
         patches = [n for n, frame in zip(numbers, clip.frames, strict=True) for _ in range(frame.num_tokens)]
         cells = torch.cat([frame.positions for frame in clip.frames]).tolist()
         self._add([video_id] * len(cells), False, patches, cells, placed)
@@ -90,13 +91,13 @@ class Film:
     cells: Tensor
     halves: dict[int, int]
 
-    def patch(self, number: int, start_frame: int) -> Patch:
+    def patch(self, number: int, start_frame: int) -> VisualTokens:
         """Patch ``number``, which begins with frame ``start_frame``, without its embeddings."""
         kept = self.cells[number]
-        visual = VisualTokens(torch.empty(len(kept), 0), kept, GRID, 0.0)
-        return Patch(visual, start_frame / self.fps, (start_frame + 2) / self.fps)
+        span_s = start_frame / self.fps, (start_frame + 2) / self.fps
+        return VisualTokens(torch.empty(len(kept), 0), kept, GRID, 0.0, start_s=span_s[0], stop_s=span_s[1])
 
-    def pairs(self, numbers: Iterable[int]) -> list[Patch]:
+    def pairs(self, numbers: Iterable[int]) -> list[VisualTokens]:
         """Whole pairs."""
         return [self.patch(number, 2 * number) for number in numbers]
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from stc_lab.backbones.qwen_vl.layout import Axes, Clip
-from stc_lab.backbones.qwen_vl.memory import Patch
-from stc_lab.backbones.qwen_vl.prompts import (
+from stc_lab.language.chat import (
     ASSISTANT,
     CLOSE,
     ELLIPSIS,
@@ -19,11 +17,10 @@ from stc_lab.backbones.qwen_vl.prompts import (
     VISION_START,
     time_text,
 )
-from stc_lab.backbones.streamingvlm.eviction import QUERY, REPLY, REPLY_TAIL, evicted
-from stc_lab.backbones.streamingvlm.options import StreamingVLMOptions
-from stc_lab.backbones.streamingvlm.spans import Span
-from stc_lab.backbones.streamingvlm.turns import TurnWriter
+from stc_lab.language.sequence import Clip, TimeRowColumn
+from stc_lab.memories.streamingvlm import QUERY, REPLY, REPLY_TAIL, Span, StreamingVLM, TurnWriter, evicted
 from stc_lab.pocket.training.qwen_strips import Asked, Film, Reading, Strip, Words
+from stc_lab.types import VisualTokens
 
 
 class TurnLayout:
@@ -40,14 +37,14 @@ class TurnLayout:
         """The end of a reply."""
         strip.text(self.words.token_ids(CLOSE), says=True)
 
-    def turn(self, strip: Strip, before: str, pieces: list[tuple[int, Patch]], text: str, axes: Axes) -> None:
+    def turn(self, strip: Strip, before: str, pieces: list[tuple[int, VisualTokens]], text: str, axes: TimeRowColumn) -> None:
         """A turn with a clip of numbered patches (if any), up to where the model speaks."""
         ids = self.words.token_ids
         strip.text(ids(before + USER))
         if pieces:
             numbers, patches = zip(*pieces, strict=True)
             strip.text(ids(time_text(patches[0].start_s, patches[-1].stop_s) + VISION_START))
-            strip.clip(self.words.video_id, numbers, Clip(tuple(patch.visual for patch in patches)), axes)
+            strip.clip(self.words.video_id, numbers, Clip(tuple(patches)), axes)
             strip.text(ids(VISION_END))
         strip.text(ids(f"{text}{CLOSE}{ASSISTANT}"))
 
@@ -56,7 +53,7 @@ class TurnLayout:
         strip.text(self.words.token_ids(asked.start))
         strip.text(self.words.token_ids(f"{asked.letter}{IM_END}"), says=True)
 
-    def unseen(self, film: Film, waiting: Iterable[int], half: int | None) -> list[tuple[int, Patch]]:
+    def unseen(self, film: Film, waiting: Iterable[int], half: int | None) -> list[tuple[int, VisualTokens]]:
         """Pairs that wait for a turn, and the frame that waits for a partner, shown twice."""
         pieces = list(zip(waiting, film.pairs(waiting), strict=True))
         return pieces if half is None else [*pieces, (film.halves[half], film.patch(film.halves[half], half))]
@@ -82,7 +79,7 @@ class LiveCCLayout(TurnLayout):
                 self.close(prefix)
             pieces = list(zip(numbers, film.pairs(numbers), strict=True))
             before, query = ("", "") if index else (SYSTEM, self.query)
-            self.turn(prefix, before, pieces, query, Axes(is_flat=index > 0))
+            self.turn(prefix, before, pieces, query, TimeRowColumn(is_flat=index > 0))
             self.reply(prefix, lines[index])
             ends.append(len(prefix))
         reading = Reading(prefix, [], [], list(asked))
@@ -92,7 +89,7 @@ class LiveCCLayout(TurnLayout):
             done = len(self.turns(pairs))
             pieces = self.unseen(film, range(0 if done else pairs), half)
             strip = Strip(next=at[done] + 1 if done else 0.0)
-            self.turn(strip, CLOSE if done else SYSTEM, pieces, one.text, Axes(is_flat=done > 0))
+            self.turn(strip, CLOSE if done else SYSTEM, pieces, one.text, TimeRowColumn(is_flat=done > 0))
             self.answer(strip, one)
             reading.questions.append(strip)
             reading.visible.append(ends[done])
@@ -110,11 +107,11 @@ class StreamingVLMLayout(TurnLayout):
     left.
     """
 
-    query = StreamingVLMOptions.query
+    query = StreamingVLM.query
 
     def __init__(self, words: Words) -> None:
         super().__init__(words)
-        self._writer = TurnWriter(words)
+        self._writer = TurnWriter(words.token_ids, words.video_id)
 
     def turns(self, num_pairs: int) -> list[list[int]]:
         """Patches of the rounds."""
@@ -122,13 +119,13 @@ class StreamingVLMLayout(TurnLayout):
 
     def moment(self, film: Film, rng: np.random.Generator) -> int | None:
         """Once something has left, a sequence holds for one moment only: one is drawn."""
-        most = StreamingVLMOptions(fps=film.fps).windows.text_rounds
+        most = StreamingVLM(fps=film.fps).windows.text_rounds
         seconds = 2 / film.fps
         return int(rng.integers(most, film.num_pairs) * seconds) if film.num_pairs > most else None
 
     def read(self, film: Film, lines: Sequence[str], asked: Sequence[Asked]) -> Reading:
         """The rounds with their ``lines``, and questions on the way, or at the end where something had to leave."""
-        windows = StreamingVLMOptions(fps=film.fps).windows
+        windows = StreamingVLM(fps=film.fps).windows
         num_rounds = film.num_pairs
         if num_rounds > windows.text_rounds:
             num_rounds = film.seen(asked[0].time_s)[0]
@@ -137,10 +134,11 @@ class StreamingVLMLayout(TurnLayout):
             ends.append(sum(len(span.ids) for span in spans))
             spans = evicted(spans, number, windows, self.words.silence_id, False)
             is_lost = all(span.kind != QUERY for span in spans)
-            spans += self._writer.shown(number, [patch], self.query if is_lost else "", spans[-1])
+            spans += self._writer.shown(number, [patch], spans[-1])
+            spans += self._writer.asked(number, self.query if is_lost else "")
             spans.append(self._writer.text(REPLY, number, f"{lines[number]}{ELLIPSIS}"))
             spans.append(Span(REPLY_TAIL, number, [self.words.im_end_id]))
-        axes, prefix = Axes(time_step=4 / film.fps), Strip()
+        axes, prefix = TimeRowColumn(time_step=4 / film.fps), Strip()
         self._write(prefix, spans, axes)
         ends.append(len(prefix))
         reading = Reading(prefix, [], [ends[film.seen(one.time_s)[0]] for one in asked], list(asked))
@@ -150,14 +148,15 @@ class StreamingVLMLayout(TurnLayout):
             reading.questions.append(strip)
         return reading
 
-    def _ask(self, strip: Strip, film: Film, last: Span, one: Asked, axes: Axes) -> None:
+    def _ask(self, strip: Strip, film: Film, last: Span, one: Asked, axes: TimeRowColumn) -> None:
         pairs, half = film.seen(one.time_s)
         pieces = self.unseen(film, (), half)
-        spans = self._writer.shown(pairs, [patch for _, patch in pieces], one.text, last)
+        spans = self._writer.shown(pairs, [patch for _, patch in pieces], last)
+        spans += self._writer.asked(pairs, one.text)
         self._write(strip, spans, axes, [number for number, _ in pieces])
         self.answer(strip, one)
 
-    def _write(self, strip: Strip, spans: Sequence[Span], axes: Axes, numbers: Sequence[int] | None = None) -> None:
+    def _write(self, strip: Strip, spans: Sequence[Span], axes: TimeRowColumn, numbers: Sequence[int] | None = None) -> None:
         """``numbers``: patches of the clip, that of the round where not given."""
         for span in spans:
             if span.clip is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stc_lab.backbones.qwen_vl.pocket import PIXELS
-from stc_lab.backbones.qwen_vl.preprocessing import PairPreprocessor
+from stc_lab.backbones.qwen_vl.checkpoint import PairPreprocessor
 from stc_lab.pocket.training.optimizers import muon_and_adamw
 from stc_lab.pocket.training.qwen_codes import PairCode, PairLabels
 from stc_lab.pocket.training.vision import DenseHead
