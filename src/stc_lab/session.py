@@ -18,8 +18,7 @@ from stc_lab.cachers.base import Cacher
 from stc_lab.encoder import EncodedFrame, FrameObserver, Span, StreamEncoder
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import Memory, MemoryState, PruneOnRead, Reading
-from stc_lab.pruners.base import Pruner
-from stc_lab.pruners.context import FrameContext
+from stc_lab.pruners.base import FrameContext, Pruner
 from stc_lab.triggers import Background, TriggerState
 from stc_lab.types import Answer, Decision, FrameReport, Question, VisualTokens
 from stc_lab.vision.saliency import SaliencyReading

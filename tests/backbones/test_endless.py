@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-
-from stc_lab.backbones.base import Backbone
 from stc_lab.backbones.recent import Recent
 from stc_lab.backbones.rekv import ReKV
+
+from stc_lab.backbones.base import Backbone
 from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.bench.endless.app import measure
 from stc_lab.bench.endless.formulas import predicted
@@ -23,7 +23,7 @@ from stc_lab.bench.endless.settings import validate
 from stc_lab.bench.endless.sizes import Range, Sizes
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
-from stc_lab.pruners import STCPruner
+from stc_lab.pruners.stc import STCPruner
 
 KEPT = 4
 FOREST = {"tokens_per_frame": 8, "now_tokens": 12, "short_frames": 4, "split_window": 3, "event_tokens": 4, "quota": 40}

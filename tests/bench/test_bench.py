@@ -28,7 +28,8 @@ from stc_lab.bench.vision import vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
 from stc_lab.measure.flops import decoder_flops, vision_flops
-from stc_lab.pruners import NoPruner, STCPruner
+from stc_lab.pruners import NoPruner
+from stc_lab.pruners.stc import STCPruner
 from stc_lab.types import VisualTokens
 
 WIDTH = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)

@@ -22,7 +22,7 @@ from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.measure.flops import decoder_flops, vision_flops
 from stc_lab.measure.timer import StageTimer
 from stc_lab.memories.streamforest import ForestSizes
-from stc_lab.pruners import STCPruner
+from stc_lab.pruners.stc import STCPruner
 
 CPU = torch.device("cpu")
 TEXT = dict(

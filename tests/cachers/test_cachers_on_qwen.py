@@ -8,8 +8,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from stc_lab.cachers import FrameReuseCacher, NoCacher, STCCacher, ToMeCacher
-from stc_lab.cachers.likeness import FEATURES
-from stc_lab.cachers.reference import REUSES
+from stc_lab.cachers.selective import FEATURES, REUSES
 from stc_lab.measure.flops import vision_flops
 from stc_lab.vision import QwenTower
 

@@ -9,8 +9,7 @@ import torch
 from selective_flops import selective_block_flops
 
 from stc_lab.cachers import NoCacher, STCCacher
-from stc_lab.cachers.likeness import FEATURES, METRICS, length, likeness
-from stc_lab.cachers.reference import REUSES
+from stc_lab.cachers.selective import FEATURES, METRICS, REUSES, length, likeness
 from stc_lab.measure.flops import vision_flops
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
@@ -186,14 +185,10 @@ def test_reusing_both_is_cheapest(tower, stream):
     assert costs["both"] < min(costs["attention"], costs["mlp"]) < vision_flops(tower.facts)
 
 
-def test_choosing_the_threshold_means_0_85():
-    chosen = STCCacher(selection="threshold")
-    assert chosen.threshold == 0.85 and chosen.answer_settings() == STCCacher(threshold=0.85).answer_settings()
-
-
 def test_settings_that_cannot_matter_are_left_out():
     assert STCCacher(interval=1).answer_settings() == STCCacher(interval=1, update_ratio=0.9).answer_settings()
     assert STCCacher(refresh_threshold=0.5).answer_settings() == STCCacher().answer_settings()
+    assert STCCacher(threshold=0.85, update_ratio=0.5).answer_settings() == STCCacher(threshold=0.85).answer_settings()
     assert STCCacher(feature="value").answer_settings() != STCCacher().answer_settings()
 
 
@@ -207,7 +202,6 @@ def test_settings_that_cannot_matter_are_left_out():
         ({"refresh_share": 1.5}, r"cacher.refresh_share=1.5.*\[0, 1\]"),
         ({"refresh_threshold": -1}, "cacher.refresh_threshold=-1"),
         ({"metric": "dot", "threshold": 0.9}, "cacher.metric=dot.*cacher.threshold=0.9"),
-        ({"metric": "l1", "selection": "threshold"}, "cacher.metric=l1.*cacher.threshold=0.85"),
     ],
 )
 def test_mistakes_are_named(settings, message):

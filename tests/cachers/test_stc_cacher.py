@@ -135,15 +135,8 @@ def test_the_reference_keeps_no_larger_tensor_alive(tower, stream):
         ({"threshold": -0.1}, r"cacher.threshold=-0.1.*\[0, 1\]"),
         ({"max_update_ratio": 2}, r"cacher.max_update_ratio=2.*\[0, 1\]"),
         ({"chunk_size": 0}, "cacher.chunk_size=0"),
-        ({"selection": "ratio", "threshold": 0.5}, "cacher.selection=ratio contradicts cacher.threshold=0.5"),
     ],
 )
 def test_mistakes_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         STCCacher(**settings)
-
-
-def test_selection_follows_from_the_threshold():
-    assert STCCacher().selection == "ratio"
-    assert STCCacher(threshold=0.85).selection == "threshold"
-    assert "threshold=0.85" in repr(STCCacher(threshold=0.85))

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from stc_lab.cachers import NoCacher, ToMeCacher
-from stc_lab.cachers.merge_schedule import TRENDS, exact_schedule, fewest
-from stc_lab.cachers.merging import match
+from stc_lab.cachers.merging import TRENDS, exact_schedule, fewest, match
 from stc_lab.measure.flops import vision_flops
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel, SiglipVisionModel
 
 from stc_lab.cachers import ToMeCacher
-from stc_lab.cachers.merge_schedule import released_schedule
-from stc_lab.cachers.merging import match
+from stc_lab.cachers.merging import match, released_schedule
 from stc_lab.vision import ClipTower, SiglipTower
 
 TOWERS = {"siglip": (SiglipTower, SiglipVisionModel), "clip": (ClipTower, CLIPVisionModel)}

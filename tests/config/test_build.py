@@ -37,7 +37,7 @@ def test_builds_with_plain_values_and_extras():
 
 
 def test_labels_are_dropped_where_nothing_takes_them():
-    assert build(node(number=1, name="shown", selection="ratio", fps=1.0)) == Example(1)
+    assert build(node(number=1, name="shown", fps=1.0)) == Example(1)
 
 
 def test_nothing_to_build():

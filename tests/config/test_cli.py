@@ -35,7 +35,7 @@ def stc_lab(command_line):
 def test_a_run_leaves_settings_and_environment(stc_lab, tmp_path):
     assert stc_lab("pruner.budget=8", "hydra.run.dir=run") == 0
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    assert (saved.pruner.budget, saved.cacher.selection) == (8, "ratio")
+    assert (saved.pruner.budget, saved.cacher.threshold) == (8, None)
     assert saved.paths.run_dir == str(tmp_path / "run")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["command"].endswith("pruner.budget=8 hydra.run.dir=run")
@@ -54,7 +54,7 @@ def test_settings_are_printed_as_a_tree(stc_lab, capsys):
     stc_lab("cacher.threshold=0.85")
     printed = capsys.readouterr().out
     assert "cacher: stc" in printed
-    assert "selection: threshold" in printed
+    assert "threshold: 0.85" in printed
     assert "_target_" not in printed
 
 

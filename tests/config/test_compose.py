@@ -55,13 +55,7 @@ def test_default_run(settings):
 def test_settings_from_the_readme(settings):
     cfg = settings("backbone=rekv", "cacher.interval=2", "cacher.update_ratio=0.25", "pruner=stc", "pruner.budget=64")
     validate(cfg)
-    assert (cfg.pruner.budget, cfg.cacher.selection) == (64, "ratio")
-
-
-def test_a_threshold_switches_the_selection(settings):
-    cfg = settings("cacher.threshold=0.85")
-    validate(cfg)
-    assert cfg.cacher.selection == "threshold"
+    assert (cfg.pruner.budget, cfg.cacher.update_ratio) == (64, 0.25)
 
 
 def test_keep_ratio_needs_no_budget(settings):

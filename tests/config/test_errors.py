@@ -28,8 +28,6 @@ MISTAKES = {
     "update ratio": (["cacher.update_ratio=1.5"], ["cacher.update_ratio=1.5", "[0, 1]"]),
     "threshold": (["cacher.threshold=1.01"], ["cacher.threshold=1.01", "[0, 1]"]),
     "negative threshold": (["cacher.threshold=-0.1"], ["cacher.threshold=-0.1", "[0, 1]"]),
-    "contradictory selection": (["cacher.selection=ratio", "cacher.threshold=0.9"], ["cacher.selection=ratio", "0.9"]),
-    "selection": (["cacher.selection=all"], ["cacher.selection='all'", "ratio, threshold"]),
     "measure without a scale": (["cacher.metric=l2", "cacher.threshold=0.9"], ["cacher.metric=l2", "cosine"]),
     "merged tokens": (["cacher=tome", "cacher.output=merged"], ["cacher.output=merged", "cacher.num_tokens"]),
     "merging twice": (["cacher=tome", "cacher.r=8", "cacher.num_tokens=64"], ["cacher.num_tokens=64", "cacher.r=8"]),

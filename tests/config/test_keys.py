@@ -16,7 +16,7 @@ backbone.retrieval_chunk_size backbone.max_cached_blocks backbone.offload backbo
 backbone.max_new_tokens backbone.answer_reader backbone.revision
 cacher.name cacher.interval cacher.update_ratio cacher.threshold cacher.max_update_ratio cacher.chunk_size
 cacher.feature cacher.metric cacher.reuse cacher.selection_layer cacher.refresh_share cacher.refresh_threshold
-cacher.protect_cls cacher.selection
+cacher.protect_cls
 pruner.name pruner.budget pruner.keep_ratio pruner.alpha pruner.window
 dataset.name dataset.split dataset.limit dataset.fps dataset.root
 logger.name

@@ -66,4 +66,4 @@ def test_arguments_that_do_not_fit(settings, message):
 
 
 def test_labels_need_not_be_taken():
-    check_arguments("group", {"count": 1, "selection": "ratio", "fps": 1.0}, example)
+    check_arguments("group", {"count": 1, "fps": 1.0}, example)

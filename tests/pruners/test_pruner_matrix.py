@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from pruner_streams import METHODS, TOKENS, compress, contexts, in_calls, make, positions, same
 
 from stc_lab.config import conf_dir
-from stc_lab.pruners import NoPruner, ScorePruner
+from stc_lab.pruners import NoPruner
+from stc_lab.pruners.base import ScorePruner
 
 SCORING = [method for method in METHODS if isinstance(make(method), ScorePruner)]
 NEEDING = [method for method in METHODS if make(method).needs]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stc_lab.pruners import STCGaussianPruner, STCPruner
+from stc_lab.pruners.stc import STCPruner
+from stc_lab.pruners.stc_gaussian import STCGaussianPruner
 
 SCORES = dict(atol=5e-6, rtol=0)
 

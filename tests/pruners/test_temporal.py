@@ -7,7 +7,9 @@ import torch
 from pruner_streams import compress, contexts, positions
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners import DARTPruner, DTDPruner, DyCokePruner
+from stc_lab.pruners.dart import DARTPruner
+from stc_lab.pruners.dtd import DTDPruner
+from stc_lab.pruners.dycoke import DyCokePruner
 from stc_lab.types import VisualTokens
 
 

@@ -9,10 +9,8 @@ import torch
 from pruner_streams import compress
 from safetensors.torch import load_file
 
-from stc_lab.pruners import VidCom2Pruner
-from stc_lab.pruners.apportion import apportion
-from stc_lab.pruners.closeness import quiet_channels
-from stc_lab.pruners.vidcom2 import closeness
+from stc_lab.pruners.spacing import apportion
+from stc_lab.pruners.vidcom2 import VidCom2Pruner, closeness, quiet_channels
 from stc_lab.types import VisualTokens
 
 

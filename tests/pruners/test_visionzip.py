@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
 from stc_lab.cachers import NoCacher
-from stc_lab.pruners import FrameContext, VisionZipPruner
+from stc_lab.pruners import FrameContext
+from stc_lab.pruners.visionzip import VisionZipPruner
 from stc_lab.types import VisualTokens
 from stc_lab.vision import ClipTower
 from stc_lab.vision.saliency import record_block_input

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import Any, ClassVar
 
 import torch
@@ -74,7 +75,7 @@ class Cacher(ABC):
     """Settings of a vision-side method. All that changes during a stream lives in the state.
 
     ``merged_tokens``: number of tokens per frame that replace the backbone's pooled grid, ``None`` for a method that
-    keeps the grid (see :class:`Encoded`). ``merges_in_tower``: it needs a tower with ``can_merge``.
+    keeps the grid (see ``Encoded``). ``merges_in_tower``: it needs a tower with ``can_merge``.
     """
 
     merged_tokens: ClassVar[int | None] = None
@@ -98,6 +99,11 @@ class Cacher(ABC):
     def flops(self, facts: TowerFacts, trace: FrameTrace) -> int:
         """FLOPs of the blocks for a frame that left ``trace``: two per multiply-accumulate, matrix products."""
         return vision_flops(facts)
+
+
+def share(num_tokens: int, ratio: float) -> int:
+    """``floor(ratio * num_tokens)``, undisturbed by binary fractions (0.29 of 100 is 29)."""
+    return floor(num_tokens * ratio + 1e-9)
 
 
 def dense_trace(tower: VisionTower, num_tokens: int, batch_size: int) -> FrameTrace:

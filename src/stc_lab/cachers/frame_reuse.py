@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
-from stc_lab.cachers.likeness import length, likeness, precise
+from stc_lab.cachers.selective import length, likeness, precise
 from stc_lab.vision.tower import TowerFacts, VisionTower
 
 

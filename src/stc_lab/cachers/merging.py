@@ -1,13 +1,21 @@
-"""Bipartite soft matching of ToMe: which tokens of a frame become one, and what is carried along."""
+"""Bipartite soft matching of ToMe: which tokens of a frame become one, what is carried along, and how many merge where.
+
+ToMe (arXiv 2210.09461), section 3.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+Trend = Literal["constant", "decreasing", "increasing"]
+TRENDS: tuple[str, ...] = get_args(Trend)
+SLOPES = {"constant": 0, "decreasing": -1, "increasing": 1}
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,16 @@ def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
     ``num_merged`` most similar pairs merge, at most half of the tokens. A class token (position 0) never merges,
     and with one the others stay in ascending order, otherwise by descending similarity.
     """
+    # 1. Two sets: tokens at even positions, and those at odd ones.
     num_even = (metric.shape[1] + 1) // 2
     num_merged = min(num_merged, (metric.shape[1] - has_class_token) // 2)
+    # 2. From each even token an edge to the most similar odd one.
     unit = normalize(metric, dim=-1)
     scores = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
     best, targets = scores.max(-1)
     if has_class_token:
         best[:, 0] = -torch.inf
+    # 3. The most similar edges merge; the other even tokens stay.
     order = best.argsort(dim=1, descending=True, stable=True)
     merged, kept = order.split([num_merged, num_even - num_merged], 1)
     if has_class_token:
@@ -70,6 +81,52 @@ def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
 
 def _wide(indices: Tensor, width: int) -> Tensor:
     return indices.unsqueeze(-1).expand(-1, -1, width)
+
+
+# How many tokens each layer merges away
+
+
+def released_schedule(r: int | Sequence[int], trend: Trend, num_layers: int) -> list[int]:
+    """Tokens to merge per layer for the ``r`` of the released code.
+
+    A list is taken as it is (zeros for layers beyond it). A number is merged in every layer; with another
+    ``trend`` the layers go linearly from 2 ``r`` to 0 or from 0 to 2 ``r``, rounded down.
+    """
+    if not isinstance(r, int):
+        return [*r, *[0] * (num_layers - len(r))][:num_layers]
+    first = r * (1 - SLOPES[trend])
+    step = (2 * r - 2 * first) / max(1, num_layers - 1)
+    return [int(first + step * layer) for layer in range(num_layers)]
+
+
+def exact_schedule(num_patches: int, num_left: int, trend: Trend, num_layers: int) -> list[int]:
+    """Tokens to merge per layer so that exactly ``num_left`` of ``num_patches`` patches leave the last one.
+
+    The layers follow ``trend`` as far as it goes: a layer merges at most half of its patches, so where the trend
+    would leave too much for the last layers, earlier ones merge more. Where even halving in every layer does not
+    reach ``num_left``, the schedule comes as near as it can. Raises ``ValueError`` for more than there are.
+    """
+    if num_left > num_patches:
+        raise ValueError(f"{num_left} tokens are to be left of a frame that has {num_patches} patches")
+    num_left = max(num_left, fewest(num_patches, num_layers))
+    weights = [1 + SLOPES[trend] * (2 * layer + 1 - num_layers) / num_layers for layer in range(num_layers)]
+    schedule, patches, progress = [], num_patches, 0.0
+    for layer, weight in enumerate(weights):
+        # What the trend would leave, what halving can still bring down to the goal, and what this layer can reach.
+        progress += weight / num_layers
+        wanted = num_patches - round((num_patches - num_left) * progress)
+        reachable = num_left * 2 ** (num_layers - 1 - layer)
+        after = max(min(wanted, reachable), fewest(patches, 1), num_left)
+        schedule.append(patches - after)
+        patches = after
+    return schedule
+
+
+def fewest(num_patches: int, num_layers: int) -> int:
+    """Patches left when every layer merges as many as it can, half of them rounded down."""
+    for _ in range(num_layers):
+        num_patches -= num_patches // 2
+    return num_patches
 
 
 # To an exact number of tokens, sizes forgotten afterwards (as StreamForest, arXiv:2509.24871, merges its memory)
@@ -99,7 +156,7 @@ def mean_match(tokens: Tensor, num_best: int, num_heads: int) -> float:
 
 
 def merge_flops(num_tokens: int, target: int, width: int, num_heads: int) -> int:
-    """FLOPs of the comparisons in :func:`merge_tokens` for one frame: even against odd tokens in every round."""
+    """FLOPs of the comparisons in ``merge_tokens`` for one frame: even against odd tokens in every round."""
     flops = 0
     for num_merged in _rounds(num_tokens, target):
         flops += 2 * ((num_tokens + 1) // 2) * (num_tokens // 2) * (width // num_heads)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Encoded, FrameTrace
-from stc_lab.cachers.merging import match
-from stc_lab.cachers.tome_options import ToMeOptions
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, share
+from stc_lab.cachers.merging import TRENDS, Trend, exact_schedule, match, released_schedule
 from stc_lab.measure.flops import vit_block_flops
 from stc_lab.vision.tower import Block, TowerFacts, VisionTower
+
+DEFAULT_KEEP_RATIO = 0.25
 
 
 @dataclass
@@ -24,7 +27,7 @@ class _Tokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToMeCacher(ToMeOptions):
+class ToMeCacher(Cacher):
     """Token merging (arXiv 2210.09461) in a vision tower, frame by frame; nothing is kept from frame to frame.
 
     In every layer, between attention and MLP, the most similar tokens become one (their size-weighted mean; metric:
@@ -38,7 +41,67 @@ class ToMeCacher(ToMeOptions):
     ``output="grid"`` gives every patch the token it was merged into: projector, pooling and any pruner go on as
     ever, only the tower has become cheaper. ``output="merged"`` lets merging replace pooling: ``num_tokens`` tokens
     in reading order (of the first patch of each) go through the projector to the pruner or the language model.
+    Raises ``ValueError`` naming the setting, its value, the rule.
     """
+
+    num_tokens: int | None = None
+    keep_ratio: float | None = None
+    r: int | list[int] | None = None
+    schedule: Trend = "constant"
+    proportional_attention: bool = True
+    output: Literal["grid", "merged"] = "grid"
+    name: str = "tome"
+
+    merges_in_tower: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        given = [field for field in ("num_tokens", "keep_ratio", "r") if getattr(self, field) is not None]
+        if len(given) > 1:
+            named = " and ".join(f"cacher.{field}={getattr(self, field)}" for field in given)
+            raise ValueError(f"{named} contradict: give one of them")
+        if self.num_tokens is not None and self.num_tokens < 1:
+            raise ValueError(f"cacher.num_tokens={self.num_tokens}: must be at least 1")
+        if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
+            raise ValueError(f"cacher.keep_ratio={self.keep_ratio}: must lie in (0, 1]")
+        if self.schedule not in TRENDS:
+            raise ValueError(f"cacher.schedule={self.schedule}: must be one of {', '.join(TRENDS)}")
+        if self.output not in ("grid", "merged"):
+            raise ValueError(f"cacher.output={self.output}: must be one of grid, merged")
+        if self.output == "merged" and self.num_tokens is None:
+            raise ValueError("cacher.output=merged needs cacher.num_tokens, the number of tokens that replace pooling")
+        self._check_r()
+
+    def _check_r(self) -> None:
+        counts = [0] if self.r is None else [self.r] if isinstance(self.r, int) else self.r
+        if not isinstance(counts, Sequence) or isinstance(counts, str) or not all(_is_count(n) for n in counts):
+            raise ValueError(f"cacher.r={self.r}: must be a whole number from 0 on, or a list of them, one per layer")
+        if isinstance(self.r, Sequence) and self.schedule != "constant":
+            raise ValueError(f"cacher.r={self.r} says it per layer: cacher.schedule={self.schedule} contradicts it")
+
+    @property
+    def merged_tokens(self) -> int | None:
+        return self.num_tokens if self.output == "merged" else None
+
+    def answer_settings(self) -> dict[str, Any]:
+        """The default share is written out, so that it equals the same share when given."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "name"}
+        if self.num_tokens is None and self.r is None:
+            settings["keep_ratio"] = self.keep_ratio or DEFAULT_KEEP_RATIO
+        return settings
+
+    def num_left(self, facts: TowerFacts) -> int | None:
+        """Patches that leave the tower, ``None`` where ``r`` decides."""
+        if self.r is not None or self.num_tokens is not None:
+            return self.num_tokens
+        return max(1, share(facts.num_tokens - facts.num_special_tokens, self.keep_ratio or DEFAULT_KEEP_RATIO))
+
+    def merged_per_layer(self, facts: TowerFacts) -> list[int]:
+        """Tokens that each layer merges away. Raises ``ValueError`` for a frame with fewer than are to be left."""
+        num_left = self.num_left(facts)
+        if num_left is None:
+            return released_schedule(self.r, self.schedule, facts.num_layers)
+        num_patches = facts.num_tokens - facts.num_special_tokens
+        return exact_schedule(num_patches, num_left, self.schedule, facts.num_layers)
 
     def new_state(self) -> None:
         return None
@@ -49,9 +112,10 @@ class ToMeCacher(ToMeOptions):
         num_frames, num_tokens, _ = x.shape
         start = torch.arange(num_tokens, device=x.device).expand(num_frames, -1)
         tokens = _Tokens(x, x.new_ones(num_frames, num_tokens, dtype=torch.float32), [start])
+        counts = []
         for block, num_merged in zip(tower.blocks, self.merged_per_layer(tower.facts), strict=True):
             self._layer(block, tower, tokens, num_merged)
-        counts = [1 + int(groups[0].max()) for groups in tokens.groups[1:]]
+            counts.append(tokens.x.shape[1])
         self._merge_rest(tower, tokens)
         traces = [
             FrameTrace(False, counts, batch_size=num_frames, groups=[groups[f] for groups in tokens.groups])
@@ -76,6 +140,7 @@ class ToMeCacher(ToMeOptions):
         return total
 
     def _layer(self, block: Block, tower: VisionTower, tokens: _Tokens, num_merged: int) -> None:
+        # Attention over the tokens there are, each counted as often as it stands for a patch (section 3, eq. 1).
         x, normed = tokens.x, block.norm1(tokens.x)
         query, key, value = block.query(normed), block.key(normed), block.value(normed)
         is_merged = x.shape[1] < tower.facts.num_tokens
@@ -84,6 +149,7 @@ class ToMeCacher(ToMeOptions):
         else:
             mixed = block.attend(query, key, value)
         x = x + block.project(mixed)
+        # Between attention and MLP: tokens with the most similar keys (mean over the heads) become one.
         groups = tokens.groups[-1]
         if num_merged:
             metric = key.unflatten(-1, (tower.facts.num_heads, -1)).mean(-2)
@@ -117,3 +183,7 @@ def _in_reading_order(tokens: _Tokens, traces: list[FrameTrace]) -> Encoded:
     for f, trace in enumerate(traces):
         trace.groups = [*trace.groups[:-1], rank[f][groups[f]]]
     return Encoded(_gather(tokens.x, order), traces, groups.shape[1], tokens.sizes.gather(1, order))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stc_lab import __version__
 
-LABELS = ("name", "selection", "fps")
+LABELS = ("name", "fps")
 """Keys that tell the reader or the predict loop something; passed on only to targets that take them."""
 PATH_KEYS = ("checkpoint", "videos", "questions", "root", "subtitle_files")
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}

@@ -1,4 +1,4 @@
-"""Where ``conf/`` lies, and the interpolations used in it: ``${stc.selection:...}`` and others."""
+"""Where ``conf/`` lies, and the interpolations used in it: ``${stc.folder_name:...}`` and others."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ def conf_dir() -> Path:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"no config.yaml in {folder}: the installation of stc_lab is incomplete")
     return folder
-
-
-def selection(threshold: float | None) -> str:
-    """How a cacher chooses the tokens it recomputes: a given threshold replaces the fixed ratio."""
-    return "ratio" if threshold is None else "threshold"
 
 
 def folder_name(overrides: Sequence[str]) -> str:
@@ -84,7 +79,6 @@ def sweep_name() -> str | None:
 def register() -> None:
     """Make the interpolations known to OmegaConf (again, if need be)."""
     resolvers: dict[str, Any] = {
-        "stc.selection": selection,
         "stc.folder_name": folder_name,
         "stc.user_path": user_path,
         "stc.run_dir": run_dir,

@@ -17,6 +17,7 @@ from stc_lab.types import Answer, Decision, FrameReport, Question, Stream
 
 COPIED = (
     "prediction", "text", "reader", "letter_logits", "num_prompt_tokens", "num_generated_tokens", "chat_template",
+    "tokens_read", "tokens_read_max",
 )  # fmt: skip
 NO_FRAME = "no frame at or before the question's time"
 UNREADABLE = "the answer could not be read"
@@ -192,7 +193,9 @@ class Recorder:
         record.details, record.flops, record.fidelity = answer.details, answer.flops, answer.fidelity
         record.latency_ms = round_times(answer.latency_ms)
         record.ttft_ms = round(answer.ttft_ms, 3)
-        record.memory = {"peak_mem_gib": round(peak_mem_gib(self.device), 4), **stats}
+        record.bytes_kept = stats.get("bytes_kept")
+        counts = {name: count for name, count in stats.items() if name != "bytes_kept"}
+        record.memory = {"peak_mem_gib": round(peak_mem_gib(self.device), 4), **counts}
         record.warmup = self._warmup_questions > 0
         self._warmup_questions -= record.warmup
         record.wall_ms = round(self._finish_lap() * 1e3, 3)

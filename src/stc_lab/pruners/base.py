@@ -1,32 +1,57 @@
-"""What every pruner is: frozen settings, a budget that means the same for all, and a state per stream."""
+"""What every pruner is: frozen settings, a budget that means the same for all, and a state per stream.
+
+A method derives from ``Pruner``, or from ``FramePruner`` (which tokens of one frame), or from ``ScorePruner`` (the
+highest scores of a window).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import floor, isqrt
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from stc_lab.pruners.context import FrameContext
 from stc_lab.types import VisualTokens
 
-__all__ = ["FrameContext", "Pruner"]
+
+@dataclass(frozen=True)
+class FrameContext:
+    """Facts about one frame. ``grid`` is (rows, columns) of the full frame.
+
+    The rest comes from the vision tower, brought to the tokens of the frame, and only for methods that name it in
+    ``needs``. ``attention_received`` [T]: attention of the class token to each token, summed over heads, or in a
+    tower without one what each token receives from all tokens on average. ``keys`` [T, heads, head size]: the key
+    projections of that layer.
+    """
+
+    grid: tuple[int, int]
+    timestamp_s: float = 0.0
+    attention_received: Tensor | None = None
+    keys: Tensor | None = None
+
+    def require(self, needs: Collection[str], method: str) -> None:
+        """Raise ``ValueError`` where something that ``method`` needs is missing."""
+        missing = sorted(name for name in needs if getattr(self, name) is None)
+        if missing:
+            raise ValueError(
+                f"{method} needs {' and '.join(missing)} of the vision tower: pass context=[FrameContext(...), ...], "
+                "one per frame (stc_lab.vision.TokenSaliency measures them)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner(ABC):
     """Settings of a token reduction method. All that changes during a stream lives in the state.
 
-    A leaf implements :meth:`compress_window`, or one method of a base class in ``selecting.py``.
-
     ``budget`` (tokens kept per frame) and ``keep_ratio`` (share kept, rounded down, at least one) exclude each
     other; without either the budget is ``default_budget``. ``window_frames`` is how many frames the method looks
     at together: a session that wants its full effect hands over that many per call, fewer are legal at any time.
     A method may divide a window's budget among its frames; the total of a window is exact, of a short one as well.
-    ``needs`` names what it wants to know of a frame besides its tokens (see :class:`FrameContext`); ``uses_places``:
+    ``needs`` names what it wants to know of a frame besides its tokens (see ``FrameContext``); ``uses_places``:
     whether it compares or joins tokens by their place in the frame, which merged tokens do not have.
     """
 
@@ -119,6 +144,56 @@ class Pruner(ABC):
         grid = grid or (context[0].grid if context else _square_grid(stacked.shape[1]))
         reduced = self.compress([VisualTokens.full(frame, grid, 0.0) for frame in stacked], state, context)
         return reduced if tokens.dim() == 3 else reduced[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePruner(Pruner):
+    """A method that looks at one frame at a time and says which tokens to keep."""
+
+    @abstractmethod
+    def select(self, tokens: Tensor, state: Any, context: FrameContext) -> Tensor:
+        """Ascending indices of the tokens to keep, of the next frame's ``tokens`` [T, D]; advances ``state``."""
+
+    def compress_window(
+        self, frames: Sequence[VisualTokens], state: Any, contexts: Sequence[FrameContext]
+    ) -> list[VisualTokens]:
+        return [frame.keep(self.select(frame.tokens, state, c)) for frame, c in zip(frames, contexts, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePruner(Pruner):
+    """A method that keeps the tokens with the highest scores; of equal scores the earlier token.
+
+    Scores are computed in float32 at least. ``plan`` may divide the budget of a window among its frames.
+    """
+
+    @abstractmethod
+    def score(self, tokens: Tensor, state: Any) -> Tensor:
+        """Scores [F, T] of ``tokens`` [F, T, D] (one window); higher is kept. Leaves ``state`` as it is."""
+
+    def plan(self, tokens: Tensor, state: Any) -> tuple[Tensor, list[int]]:
+        """Scores [F, T] of a window, and the tokens kept of each frame: ``num_kept`` for each, or the same in all."""
+        return self.score(tokens, state), [self.num_kept(tokens.shape[1])] * len(tokens)
+
+    def remember(self, tokens: Tensor, state: Any) -> None:
+        """Take the scored window ``tokens`` [F, T, D] into ``state``."""
+
+    def compress_window(
+        self, frames: Sequence[VisualTokens], state: Any, contexts: Sequence[FrameContext]
+    ) -> list[VisualTokens]:
+        tokens = precise(torch.stack([frame.tokens for frame in frames]))
+        scores, budgets = self.plan(tokens, state)
+        self.remember(tokens, state)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        return [
+            frame.keep(indices[:budget].sort().values)
+            for frame, indices, budget in zip(frames, order, budgets, strict=True)
+        ]
+
+
+def precise(tokens: Tensor) -> Tensor:
+    """``tokens`` in float32 at least."""
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
 
 
 def _square_grid(num_tokens: int) -> tuple[int, int]:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.selecting import FramePruner, precise
+from stc_lab.pruners.base import FrameContext, FramePruner, precise
 
 PIVOTS = ("keys", "tokens")
 
@@ -48,6 +47,7 @@ class DARTPruner(FramePruner):
 
     def select(self, tokens: Tensor, state: Any, context: FrameContext) -> Tensor:
         budget, tokens = self.num_kept(len(tokens)), precise(tokens)
+        # Pivots: the largest L1 norms of the keys.
         source = tokens if self.pivots == "tokens" else precise(context.keys).flatten(1)
         norms = torch.linalg.vector_norm(source, ord=1, dim=-1)
         chosen = norms.argsort(descending=True, stable=True)[: min(self.num_pivots, budget)]
@@ -63,6 +63,7 @@ def _least_duplicated(tokens: Tensor, pivots: Tensor, num_kept: int) -> Tensor:
     unit = normalize(tokens, dim=-1)
     similarity = unit[pivots] @ unit.T
     similarity[:, pivots] = torch.inf
+    # Each pivot in turn adds an equal part of what is left, of the tokens still free those least like it.
     kept, left = [pivots], num_kept - len(pivots)
     for row, pivot_similarity in enumerate(similarity):
         quota = -(-left // (len(pivots) - row))

@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stc_lab.pruners.base import Pruner
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.even import even_grid, even_rows
-from stc_lab.pruners.selecting import precise
+from stc_lab.pruners.base import FrameContext, Pruner, precise
+from stc_lab.pruners.spacing import even_grid, even_rows
 from stc_lab.types import VisualTokens
 
 
@@ -43,6 +41,7 @@ class DownsamplePruner(Pruner):
             raise ValueError(f"pruner=downsample needs full frames, not {frame.num_tokens} tokens of a {grid} grid")
         num_kept = self.num_kept(frame.num_tokens)
         tokens = precise(frame.tokens)
+        # A token is the mean of its part of the frame, each cell weighted by the area that lies in it.
         areas = torch.from_numpy(_parts(grid, num_kept)).to(tokens)
         pooled = (areas / areas.sum(1, keepdim=True)) @ tokens
         sizes = areas @ (areas.new_ones(frame.num_tokens) if frame.sizes is None else frame.sizes.to(areas))

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.apportion import apportion
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.even import spread
-from stc_lab.pruners.selecting import ScorePruner, precise
+from stc_lab.pruners.base import FrameContext, ScorePruner, precise
+from stc_lab.pruners.spacing import apportion, spread
 from stc_lab.types import VisualTokens
 
 
@@ -53,6 +51,7 @@ class DTDPruner(ScorePruner):
     ) -> list[VisualTokens]:
         if state.previous is not None and state.previous.shape == frames[0].tokens.shape:
             return super().compress_window(frames, state, contexts)
+        # The first frame of a stream: nothing to compare with, so an even grid.
         first, rest = frames[0], frames[1:]
         cells = spread(first.num_tokens, contexts[0].grid, self.num_kept(first.num_tokens))
         kept = [first.keep(torch.from_numpy(cells).to(first.tokens.device))]
@@ -70,6 +69,7 @@ class DTDPruner(ScorePruner):
     def plan(self, tokens: Tensor, state: DTDState) -> tuple[Tensor, list[int]]:
         scores = self.score(tokens, state)
         num_frames, num_tokens = scores.shape
+        # One threshold for the window: the one that its budget meets; a frame with more change keeps more.
         total = num_frames * self.num_kept(num_tokens)
         best = scores.flatten().argsort(descending=True, stable=True)[:total]
         counts = torch.bincount(torch.div(best, num_tokens, rounding_mode="floor"), minlength=num_frames)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.base import Pruner
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.even import spread
-from stc_lab.pruners.selecting import precise
+from stc_lab.pruners.base import FrameContext, Pruner, precise
+from stc_lab.pruners.spacing import spread
 from stc_lab.types import VisualTokens
 
 COMPARED_WITH = (None, 0, 0, 2)
@@ -48,6 +46,7 @@ class DyCokePruner(Pruner):
     ) -> list[VisualTokens]:
         tokens = precise(torch.stack([frame.tokens for frame in frames]))
         budgets = self._group_budgets(len(frames), tokens.shape[1])
+        # The anchor, whole where the budget allows; of the others what differs most from what they are compared with.
         cells = spread(tokens.shape[1], contexts[0].grid, budgets[0])
         kept = [torch.from_numpy(cells).to(tokens.device)]
         for index in range(1, len(frames)):

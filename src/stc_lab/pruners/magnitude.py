@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.selecting import ScorePruner
+from stc_lab.pruners.base import ScorePruner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.selecting import FramePruner
+from stc_lab.pruners.base import FrameContext, FramePruner
 
 
 @dataclass(frozen=True, kw_only=True)

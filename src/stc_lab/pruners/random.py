@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.selecting import FramePruner
+from stc_lab.pruners.base import FrameContext, FramePruner
 
 
 @dataclass

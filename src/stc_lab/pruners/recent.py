@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stc_lab.pruners.base import Pruner
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.even import spread
+from stc_lab.pruners.base import FrameContext, Pruner
+from stc_lab.pruners.spacing import spread
 from stc_lab.types import VisualTokens
 
 

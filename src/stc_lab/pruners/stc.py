@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.history import MeanHistory
-from stc_lab.pruners.selecting import ScorePruner
+from stc_lab.pruners.base import ScorePruner
+
+
+class MeanHistory:
+    """Mean of the last ``window`` vectors added, or of all of them (``None``), in memory that does not grow."""
+
+    def __init__(self, window: int | None) -> None:
+        self._recent: deque[Tensor] | None = None if window is None else deque(maxlen=window)
+        self._mean: Tensor | None = None
+        self._count = 0
+
+    def add(self, vector: Tensor) -> None:
+        """Add ``vector`` [D]; beyond the window the oldest one goes."""
+        if self._recent is not None:
+            self._recent.append(vector)
+            self._mean = torch.stack(tuple(self._recent)).mean(0)
+        else:
+            self._mean = self.mean_with(vector)
+            self._count += 1
+
+    def mean(self) -> Tensor | None:
+        """Mean [D] of what is remembered; ``None`` while that is nothing."""
+        return self._mean
+
+    def mean_with(self, vector: Tensor) -> Tensor:
+        """Mean [D] as it would be if ``vector`` were added to an unlimited history."""
+        assert self._recent is None, "a window would have to drop its oldest vector"
+        return vector if self._mean is None else self._mean + (vector - self._mean) / (self._count + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +63,13 @@ class STCPruner(ScorePruner):
         return MeanHistory(self.window)
 
     def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
+        # Spatial anchor: the mean of the frame.
         length = torch.linalg.vector_norm(tokens, dim=-1)
         spatial = _cosine_distance(tokens, length, tokens.mean(1))
         past = state.mean()
         if past is None:
             return spatial
+        # Temporal anchor: the mean of the frames before, each one token.
         temporal = _cosine_distance(tokens, length, past.expand(len(tokens), -1))
         return self.alpha * temporal + (1 - self.alpha) * spatial
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.closeness import gaussian_closeness, quiet_channels
-from stc_lab.pruners.history import MeanHistory
-from stc_lab.pruners.selecting import ScorePruner
+from stc_lab.pruners.base import ScorePruner
+from stc_lab.pruners.stc import MeanHistory
+from stc_lab.pruners.vidcom2 import gaussian_closeness, quiet_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class STCGaussianPruner(ScorePruner):
         return MeanHistory(window=None)
 
     def score(self, tokens: Tensor, state: MeanHistory) -> Tensor:
+        # The released code measures as VidCom2 does: unit length in the quieter half of the channels.
         channels = quiet_channels(tokens)
         unit = normalize(tokens.index_select(-1, channels), dim=-1)
         closeness = gaussian_closeness(unit, unit.mean(1, keepdim=True))

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.even import even_grid
-from stc_lab.pruners.selecting import FramePruner
+from stc_lab.pruners.base import FrameContext, FramePruner
+from stc_lab.pruners.spacing import even_grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import Pruner
-from stc_lab.pruners.context import FrameContext
-from stc_lab.pruners.selecting import precise
+from stc_lab.pruners.base import FrameContext, Pruner, precise
 from stc_lab.types import VisualTokens
 
 MERGES = ("mean", "sum")
@@ -79,15 +77,18 @@ class VisionZipPruner(Pruner):
         attention = precise(context.attention_received)
         budget = self.num_kept(len(attention))
         num_contextual = self._num_contextual(budget)
+        # Dominant: those that receive most attention.
         order = attention.argsort(descending=True, stable=True)
         num_dominant = budget - num_contextual
         dominant, rest = order[:num_dominant].sort().values, order[num_dominant:].sort().values
+        # Contextual: every n-th of the rest, in reading order.
         step = max(1, len(rest) // max(1, num_contextual))
         is_target = torch.zeros_like(rest, dtype=torch.bool)
         is_target[: step * num_contextual : step] = True
         targets, others = rest[is_target], rest[~is_target]
         if not num_contextual:
             return Zip(dominant, rest[:0], rest[:0], rest[:0])
+        # Each other token joins the contextual one whose keys, mean over the heads, are most like its own.
         metric = normalize(precise(context.keys).mean(1), dim=-1)
         return Zip(dominant, targets, others, (metric[others] @ metric[targets].T).argmax(1))
 

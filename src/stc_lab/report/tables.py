@@ -78,7 +78,9 @@ def _title(summary: Summary) -> str:
 
 def _label(summary: Summary) -> str:
     run = summary["run"]
-    return f"cacher {run['cacher']}, pruner {run['pruner']}"
+    methods = f"cacher {run['cacher']}, pruner {run['pruner']}"
+    own = run.get("memory", run["backbone"]) == run["backbone"]
+    return methods if own else f"memory {run['memory']}, {methods}"
 
 
 def _caption(summary: Summary, has_ratios: bool) -> str:
@@ -112,7 +114,20 @@ def _fidelity_rows(columns: list[Summary]) -> Iterator[Row]:
 def _token_rows(columns: list[Summary]) -> Iterator[Row]:
     yield "tokens per frame", _with_ratio(columns, lambda s: s["tokens_per_frame"]["achieved"], "{:.1f}".format)
     yield "  requested", _cells(columns, lambda s: s["tokens_per_frame"]["requested"], str)
+    if any(_budget(s, "tokens_read").get("mean") is not None for s in columns):
+        yield (
+            "visual tokens a question reads",
+            _with_ratio(columns, lambda s: _budget(s, "tokens_read").get("mean"), "{:.1f}".format),
+        )
+        yield "  in the largest layer", _cells(columns, lambda s: _budget(s, "tokens_read").get("max_layer"), str)
+    if any(_budget(s, "tokens_read").get("requested") is not None for s in columns):
+        yield "  requested", _cells(columns, lambda s: _budget(s, "tokens_read").get("requested"), str)
     yield "vision tokens recomputed", _with_ratio(columns, lambda s: s["update_ratio"], "{:.1%}".format)
+
+
+def _budget(summary: Summary, name: str) -> Summary:
+    """A part of ``budgets``; empty for runs from before there were any."""
+    return summary.get("budgets", {}).get(name) or {}
 
 
 def _time_rows(columns: list[Summary]) -> Iterator[Row]:
@@ -141,6 +156,11 @@ def _cost_rows(columns: list[Summary]) -> Iterator[Row]:
     for stage in stages:
         cells = _with_ratio(columns, lambda s, stage=stage: s["flops_per_frame"].get(stage), format_count)
         yield f"{stage} FLOPs per frame", cells
+    if any(_budget(s, "bytes_kept").get("max") is not None for s in columns):
+        yield (
+            "bytes kept between frames",
+            _with_ratio(columns, lambda s: _budget(s, "bytes_kept").get("max"), format_count),
+        )
     yield "KV bytes on device", _with_ratio(columns, lambda s: s["kv_bytes"]["device"], format_count)
     yield "KV bytes on host", _with_ratio(columns, lambda s: s["kv_bytes"]["host"], format_count)
     yield "peak memory (GiB)", _cells(columns, lambda s: s["peak_mem_gib"], "{:.2f}".format)

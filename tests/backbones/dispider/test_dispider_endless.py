@@ -8,7 +8,7 @@ import pytest
 from stc_lab.bench.endless.formulas import predicted
 from stc_lab.bench.endless.run import Lane, run_endless
 from stc_lab.cachers import STCCacher
-from stc_lab.pruners import STCPruner
+from stc_lab.pruners.stc import STCPruner
 
 CLIP_FRAMES, KEPT = 4, 3
 KEPT_BYTES, STATE_BYTES = CLIP_FRAMES * KEPT * 32 * 4, (CLIP_FRAMES + 1) * 24 * 4

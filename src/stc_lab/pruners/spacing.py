@@ -1,6 +1,8 @@
-"""Even spacing over a frame, exact for every number of tokens."""
+"""Exact numbers of tokens: evenly spread over a frame, and divided among the frames of a window."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,10 +29,25 @@ def even_grid(grid: tuple[int, int], num_kept: int) -> np.ndarray:
 
 
 def spread(num_tokens: int, grid: tuple[int, int], num_kept: int) -> np.ndarray:
-    """:func:`even_grid` for full frames; in reading order alone where the tokens are no full frame."""
+    """``even_grid`` for full frames; in reading order alone where the tokens are no full frame."""
     return even_grid(grid if num_tokens == grid[0] * grid[1] else (1, num_tokens), num_kept)
 
 
 def _even(length: int, count: int) -> np.ndarray:
     """Centres of ``count`` equal parts of ``range(length)``."""
     return (2 * np.arange(count) + 1) * length // (2 * count)
+
+
+def apportion(quotas: Sequence[float], total: int, most: int) -> list[int]:
+    """Counts from 1 to ``most`` that add up to ``total`` and follow ``quotas`` (largest deviations are served first).
+
+    ``total`` must lie between one and ``most`` for each. Of equal deviations the first wins.
+    """
+    wished = np.asarray(quotas, dtype=np.float64)
+    assert len(wished) <= total <= most * len(wished), "no counts from 1 to most have this total"
+    counts = np.clip(np.rint(wished), 1, most).astype(int)
+    while gap := total - int(counts.sum()):
+        step = 1 if gap > 0 else -1
+        may_move = counts < most if step > 0 else counts > 1
+        counts[np.where(may_move, step * (wished - counts), -np.inf).argmax()] += step
+    return counts.tolist()
