@@ -20,7 +20,7 @@ from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, pocket_tokenizer
 from stc_lab.cachers.none import NoCacher
 from stc_lab.memories.streamforest import StreamForestMemory, time_message
 from stc_lab.pruners.none import NoPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Question
 
 HUB_ID = "MCG-NJU/StreamForest-Qwen2-7B"

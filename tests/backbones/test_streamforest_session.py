@@ -21,7 +21,8 @@ from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.pruners.uniform import UniformPruner
 from stc_lab.pruners.vidcom2 import VidCom2Pruner
-from stc_lab.session import StreamSession, open_session
+from stc_lab.api import open_session
+from stc_lab.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question
 
 Frames = list[np.ndarray]

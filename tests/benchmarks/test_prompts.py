@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from made import MAKERS
 
-from stc_lab.backbones import prompts as rekv
+from stc_lab.backbones import llava_onevision as rekv
 from stc_lab.backbones.dispider import model as dispider
-from stc_lab.backbones.qwen_vl import prompts as qwen_vl
+from stc_lab.backbones.qwen_vl import model as qwen_vl
 from stc_lab.backbones.streamforest import model as streamforest
 from stc_lab.benchmarks.egoschema import EgoSchema
 from stc_lab.benchmarks.mlvu import MLVU
@@ -50,7 +50,7 @@ def on_dispider(question: Question) -> str:
 
 
 def on_qwen_vl(question: Question) -> str:
-    start = qwen_vl.answer_start(question, is_chosen=True)
+    start = qwen_vl.answer_start(question, "letter_logits")
     return f"{qwen_vl.question_text(question)}<the answer starts>{start}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from made import MAKERS, SECONDS, write_video
 from omegaconf import DictConfig
 
-from stc_lab.backbones.rekv import ReKV
+import stc_lab
+from stc_lab.backbones.base import VideoModel
 from stc_lab.benchmarks import Benchmark
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.cachers.stc import STCCacher
@@ -39,9 +41,9 @@ ANEW = {
 
 
 @pytest.fixture(scope="module")
-def pocket() -> ReKV:
+def pocket() -> VideoModel:
     """The pocket model, loaded once."""
-    return ReKV("pocket", max_new_tokens=2)
+    return stc_lab.load("rekv", max_new_tokens=2)
 
 
 def settings(name: str, given: dict[str, str], *more: str) -> DictConfig:
@@ -53,7 +55,7 @@ def settings(name: str, given: dict[str, str], *more: str) -> DictConfig:
     return cfg
 
 
-def run(cfg: DictConfig, run_dir: Path, backbone: ReKV) -> tuple[dict, list[Record]]:
+def run(cfg: DictConfig, run_dir: Path, backbone: VideoModel) -> tuple[dict, list[Record]]:
     benchmark = build(cfg.dataset)
     summary = Point(cfg, run_dir, benchmark, benchmark.streams(), backbone).finish()
     return summary, read_records(run_dir / RECORDS_FILE)
@@ -65,7 +67,7 @@ def slow_but(quick: str, names: Iterable[str]) -> list:
 
 
 @pytest.mark.parametrize("name", slow_but("ovobench", FRAMES_READ))
-def test_every_question_is_asked_in_time_and_every_frame_encoded_once(name: str, tmp_path: Path, pocket: ReKV) -> None:
+def test_every_question_is_asked_in_time_and_every_frame_encoded_once(name: str, tmp_path: Path, pocket: VideoModel) -> None:
     cfg = settings(name, MAKERS[name](tmp_path / "data"))
     summary, records = run(cfg, tmp_path / "run", pocket)
     questions = [question for stream in build(cfg.dataset).streams() for question in stream.questions]
@@ -80,7 +82,7 @@ def test_every_question_is_asked_in_time_and_every_frame_encoded_once(name: str,
     assert summary["clock"]["response_delay_s"]["median"] > 0
 
 
-def test_proactive_questions_are_polled_for_within_their_own_part(tmp_path: Path, pocket: ReKV) -> None:
+def test_proactive_questions_are_polled_for_within_their_own_part(tmp_path: Path, pocket: VideoModel) -> None:
     name = "streamingbench_proactive"
     cfg = settings(name, MAKERS[name](tmp_path / "data"))
     _, records = run(cfg, tmp_path / "run", pocket)
@@ -100,7 +102,7 @@ def test_a_model_that_decides_by_itself_finds_the_moment(tmp_path: Path) -> None
     name, given = "streamingbench_proactive", MAKERS["streamingbench_proactive"](tmp_path / "data")
     more = ("backbone=dispider", "backbone.max_new_tokens=2", "dataset.decided_by=model")
     cfg = settings(name, given, *more)
-    _, records = run(cfg, tmp_path / "run", build(cfg.backbone))
+    _, records = run(cfg, tmp_path / "run", build(cfg.backbone).load())
     for record in records:
         times_s, said = record.polls.get("time_s", []), record.polls.get("text", [])
         assert times_s == [record.time_s + 3 + 4 * number for number in range(len(times_s))]
@@ -116,7 +118,7 @@ def test_only_a_model_that_decides_by_itself_can_be_told_to(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_window_of_context_shows_the_last_seconds_only(tmp_path: Path, pocket: ReKV) -> None:
+def test_a_window_of_context_shows_the_last_seconds_only(tmp_path: Path, pocket: VideoModel) -> None:
     cfg = settings("streamingbench", MAKERS["streamingbench"](tmp_path / "data"), "dataset.context_s=2")
     _, records = run(cfg, tmp_path / "run", pocket)
     shown = {record.question_id: (record.context_start_s, record.num_frames_seen) for record in records}
@@ -124,7 +126,7 @@ def test_a_window_of_context_shows_the_last_seconds_only(tmp_path: Path, pocket:
 
 
 @pytest.mark.slow
-def test_bare_prompts_are_recorded_as_such(tmp_path: Path, pocket: ReKV) -> None:
+def test_bare_prompts_are_recorded_as_such(tmp_path: Path, pocket: VideoModel) -> None:
     cfg = settings("streamingbench_sqa", MAKERS["streamingbench_sqa"](tmp_path / "data"), "dataset.prompt=bare")
     summary, records = run(cfg, tmp_path / "run", pocket)
     assert summary["prompt"] == {"style": "bare", "chat_template": False}
@@ -135,7 +137,7 @@ def test_bare_prompts_are_recorded_as_such(tmp_path: Path, pocket: ReKV) -> None
 
 
 @pytest.mark.slow
-def test_a_missing_video_costs_its_own_questions(tmp_path: Path, pocket: ReKV) -> None:
+def test_a_missing_video_costs_its_own_questions(tmp_path: Path, pocket: VideoModel) -> None:
     given = MAKERS["ovobench"](tmp_path / "data")
     (Path(given["videos"]) / "MovieNet" / "b.mp4").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 videos are missing \(3 of 7 questions\)"):
@@ -146,7 +148,7 @@ def test_a_missing_video_costs_its_own_questions(tmp_path: Path, pocket: ReKV) -
     assert all(reason.startswith("video missing: ") for reason in reasons)
 
 
-def test_order_and_shards_change_no_answer(tmp_path: Path, pocket: ReKV) -> None:
+def test_order_and_shards_change_no_answer(tmp_path: Path, pocket: VideoModel) -> None:
     """Three streams in order, backwards, in two shards, and one by one: byte-equal sorted answers."""
     folder = tmp_path / "clips"
     rows = []
@@ -164,9 +166,9 @@ def test_order_and_shards_change_no_answer(tmp_path: Path, pocket: ReKV) -> None
     assert answers([[stream] for stream in streams], benchmark, pocket) == whole
 
 
-def answers(shards: Sequence[Sequence[Stream]], benchmark: Benchmark, backbone: ReKV) -> list[str]:
+def answers(shards: Sequence[Sequence[Stream]], benchmark: Benchmark, backbone: VideoModel) -> list[str]:
     """Sorted lines of the answers of several processes, each with its share of the streams."""
-    open_session: Callable = lambda: backbone.open(STCCacher(), STCPruner(budget=16))  # noqa: E731
+    open_session = partial(stc_lab.open_session, backbone, STCCacher(), STCPruner(budget=16))
     torch.set_num_threads(1)
     lines = []
     for streams in shards:
@@ -180,7 +182,7 @@ def answers(shards: Sequence[Sequence[Stream]], benchmark: Benchmark, backbone: 
 
 
 @pytest.mark.slow
-def test_real_clips_with_the_example_of_the_documentation(shared_dir: Path, tmp_path: Path, pocket: ReKV) -> None:
+def test_real_clips_with_the_example_of_the_documentation(shared_dir: Path, tmp_path: Path, pocket: VideoModel) -> None:
     """``docs/datasets.md`` shows this question file; the clips are real footage in three formats."""
     page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     for suffix, block in (("jsonl", "json"), ("csv", "csv")):
@@ -194,7 +196,7 @@ def test_real_clips_with_the_example_of_the_documentation(shared_dir: Path, tmp_
 
 
 @pytest.mark.slow
-def test_five_questions_cost_one_encoding(tmp_path: Path, pocket: ReKV) -> None:
+def test_five_questions_cost_one_encoding(tmp_path: Path, pocket: VideoModel) -> None:
     """As ``docs/protocol.md`` says: re-encoding for five evenly spread questions would read three times the frames."""
     folder = tmp_path / "clips"
     write_video(folder / "v.mp4", seed=1, seconds=10)

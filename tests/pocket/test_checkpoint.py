@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from stc_lab import load, open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.rekv import ReKV
 from stc_lab.cachers.none import NoCacher
 from stc_lab.pocket.dataset import ensure_streams
 from stc_lab.pocket.probe import Probe, choices
@@ -42,7 +42,7 @@ def test_the_streaming_path_gives_the_answers_of_the_training_path(probe, tmp_pa
     (stream,) = ensure_streams(tmp_path, "dev", 1)
     with av.open(str(stream.video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][::4]
-    session = ReKV("pocket", answer_reader="letter_logits").open(NoCacher(), NoPruner())
+    session = open_session(load("rekv", answer_reader="letter_logits"))
     answers, pushed = [], 0
     for question in stream.questions:
         seen = int(question.time_s) + 1

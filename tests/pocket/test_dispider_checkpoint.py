@@ -24,7 +24,7 @@ from stc_lab.pocket.decisions import (
 from stc_lab.pocket.training.features import coded_frames
 from stc_lab.pocket.world.questions import sample_questions
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Decision, Question
 
 FOLDER = POCKET_ROOT / "dispider"

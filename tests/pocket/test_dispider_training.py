@@ -27,7 +27,7 @@ from stc_lab.pocket.world.labels import BACKGROUND
 from stc_lab.pocket.world.questions import PocketQuestion
 from stc_lab.pocket.world.script import Script, Track, sample_script
 from stc_lab.pruners.none import NoPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Question
 
 NUM_FRAMES = 6

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stc_lab.api import choice, load, open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.livecc import LiveCC
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers.none import NoCacher
 from stc_lab.pocket.commentary import events_said, lines_true, parse, spoken_lines, truth
 from stc_lab.pocket.dataset import held_out_script
@@ -19,17 +18,18 @@ from stc_lab.pocket.world.render import Renderer
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.types import Question, TimedText
 
-CLASSES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
+NAMES = ("livecc", "streamingvlm")
 STREAMS = (0, 1, 2)
 
 
-@pytest.fixture(scope="module", params=list(CLASSES))
+@pytest.fixture(scope="module", params=NAMES)
 def watched(request) -> tuple[list[bool], list[tuple[list[bool], list[bool]]]]:
     """Answers right or wrong to questions about dev streams, and (events said, lines true) of each."""
-    model = CLASSES[request.param](dtype="float32", fps=1.0)
+    model = load(request.param, fps=1.0)
+    memory = choice("memory", request.param, **({"fps": 1.0} if request.param == "streamingvlm" else {}))
     right, said = [], []
     for index in STREAMS:
-        session, script = model.open(NoCacher(), STCPruner(budget=48)), held_out_script("dev", index)
+        session, script = open_session(model, NoCacher(), STCPruner(budget=48), memory), held_out_script("dev", index)
         renderer, questions, reports = Renderer(script), sample_questions(script, 12), []
         for second in range(script.duration_s):
             reports += session.push([renderer.frame(float(second))], [float(second)])
@@ -56,7 +56,7 @@ def test_commentary_names_what_happens(watched) -> None:
     assert any(hit for _, hits in said for hit in hits)
 
 
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", NAMES)
 def test_checkpoints_are_small(name: str) -> None:
     files = list(Path(POCKET_ROOT / name).iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json", "stc_lab.json"} <= {file.name for file in files}

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.livecc import LiveCC
+from stc_lab.api import choice, load, open_session
 from stc_lab.backbones.qwen_vl.pocket import new_pocket_livecc, new_pocket_streamingvlm, save_pocket
-from stc_lab.backbones.streamingvlm import StreamingVLM
 from stc_lab.cachers.none import NoCacher
 from stc_lab.pocket.training import qwen_stages
 from stc_lab.pocket.training.batches import IGNORE
@@ -29,7 +28,6 @@ from stc_lab.pruners.uniform import UniformPruner
 from stc_lab.types import Question
 
 NEW = {"livecc": new_pocket_livecc, "streamingvlm": new_pocket_streamingvlm}
-CLASSES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
 OPTIONS = ("red", "blue", "green", "cyan")
 ASKED = PocketQuestion(0.0, "what color is the ring now ?", OPTIONS, "C", "color_now", "realtime")
 
@@ -48,9 +46,9 @@ class Watched:
     def __getattr__(self, name: str):
         return getattr(self._decoder, name)
 
-    def __call__(self, embeds, store, positions):
+    def __call__(self, embeds, store, positions, **more):
         self.placed.append(positions)
-        return self._decoder(embeds, store, positions)
+        return self._decoder(embeds, store, positions, **more)
 
 
 @pytest.fixture(scope="module", params=["livecc", "streamingvlm"])
@@ -66,17 +64,17 @@ def folder(name: str, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("fps", "last_s"), [(2.0, 4), (1.0, 4), (1.0, 7), (1.0, 22)])
 def test_training_reads_what_a_session_reads(words: Words, name: str, folder: Path, fps: float, last_s: int) -> None:
     """Ids and positions of the stream and of a question at its end; at 22 s StreamingVLM has let go of a lot."""
-    options = {"fps": fps, "commentary": False}
-    options |= {"text_window_s": 16, "vision_window_s": 16} if name == "streamingvlm" else {}
-    model = CLASSES[name](str(folder), dtype="float32", **options)
+    model = load(name, checkpoint=str(folder), fps=fps, dtype=torch.float32)
+    own = {"fps": fps, "text_window_s": 16, "vision_window_s": 16} if name == "streamingvlm" else {}
     model.decoder = watched = Watched(model.decoder)
-    session = model.open(NoCacher(), UniformPruner(budget=5))
+    memory = choice("memory", name, commentary=False, **own)
+    session = open_session(model, NoCacher(), UniformPruner(budget=5), memory)
     times_s = [n / fps for n in range(int(last_s * fps) + 1)]
     session.push([np.full((108, 108, 3), 60, np.uint8)] * len(times_s), times_s)
     question = Question("q", last_s + 0.2, ASKED.text, OPTIONS, "C")
-    memory, ids = session._memory, []
-    read, settle = memory.thread if name == "livecc" else memory.scroll, memory.settle
-    memory.settle = lambda spoken: (ids.extend(read.ids), settle(spoken))
+    read, ids = session.memory.context if name == "livecc" else session.memory.sequence, []
+    rewind = read.rewind
+    read.rewind = lambda mark: (ids.extend(read.ids), rewind(mark))
     session.ask(question)
 
     film, reading = _reading(words, name, fps, last_s + 1, last_s + 0.2, session)
@@ -104,7 +102,7 @@ def _mix(**changes) -> TurnMix:
 
 
 def test_packed_questions_equal_plain_ones(words: Words, name: str, folder: Path) -> None:
-    model = CLASSES[name](str(folder), dtype="float32")
+    model = load(name, checkpoint=str(folder), dtype=torch.float32)
     batch = TurnBatches(LAYOUTS[name](words), {0: _mix()}, seed=3)[1]
     x = model.decoder.embed(batch.ids)
     x[batch.is_visual] = torch.randn(int(batch.is_visual.sum()), 128, generator=torch.Generator().manual_seed(0))
@@ -180,7 +178,7 @@ def test_a_short_recipe_makes_a_checkpoint(name: str, tmp_path: Path, monkeypatc
         name, NEW[name](), tmp_path, "streams", real, 1, start="places", shelves=shelves
     )
     exported = qwen_stages.export(name, NEW[name](), tmp_path, tmp_path / name, ("vision", "streams"))
-    model = CLASSES[name](str(exported), dtype="float32")
+    model = load(name, checkpoint=str(exported), dtype=torch.float32)
     state = model.model.model.language_model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in trained.decoder.state_dict().items())
     torch.testing.assert_close(model.model.model.visual.state_dict(), vision.visual.state_dict())

@@ -18,7 +18,7 @@ from stc_lab.cachers.stc import STCCacher
 from stc_lab.memories.streamforest import StreamForestMemory
 from stc_lab.pocket.dataset import ensure_streams
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Stream
 from stc_lab.video import open_video
 

@@ -25,7 +25,7 @@ from stc_lab.pocket.world.script import sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Question
 
 NUM_FRAMES = 10

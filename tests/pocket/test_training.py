@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from stc_lab.backbones.prompts import INIT, answer_prompt
+from stc_lab.backbones.llava_onevision import INIT, answer_prompt
 from stc_lab.pocket.export import assemble, export
 from stc_lab.pocket.model import new_pocket
 from stc_lab.pocket.tokenizer import build_tokenizer

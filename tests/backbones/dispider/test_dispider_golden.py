@@ -33,7 +33,7 @@ from stc_lab.memories.dispider import (
     streaming_sequence,
 )
 from stc_lab.pruners.none import NoPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Question, VisualTokens
 
 TOLERANCE = {"atol": 2e-5, "rtol": 5e-5}

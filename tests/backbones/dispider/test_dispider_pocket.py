@@ -19,7 +19,7 @@ from stc_lab.cachers.stc import STCCacher
 from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.tokenizer import build_tokenizer
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.session import open_session
+from stc_lab.api import open_session
 from stc_lab.types import Question
 
 QUESTION = Question("q", 9.0, "what color is the ring now ?", ("red", "blue"), "A")
