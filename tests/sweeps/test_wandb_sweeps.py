@@ -22,6 +22,12 @@ SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 KEYS = {"program", "name", "project", "method", "metric", "parameters", "command"}
 
 
+@pytest.fixture(autouse=True)
+def _backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sweep takes its backbone from the environment of the agent."""
+    monkeypatch.setenv("BACKBONE", "rekv")
+
+
 def commands(path: Path) -> Iterator[list[str]]:
     """What an agent runs for every point of the grid: macros are replaced as in its ``_command_run``."""
     config = sweep_utils.load_sweep_config(str(path))
@@ -64,25 +70,30 @@ def settings(command: list[str]):
 def test_first_and_last_command_compose(path: Path) -> None:
     everything = list(commands(path))
     first, last = (settings(everything[index]) for index in (0, -1))
-    assert (first.backbone, first.cacher, first.pruner) != (last.backbone, last.cacher, last.pruner)
+    chosen = [(cfg.backbone, cfg.memory, cfg.cacher, cfg.pruner) for cfg in (first, last)]
+    assert chosen[0] != chosen[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_command_composes(path: Path) -> None:
     cfgs = [settings(command) for command in commands(path)]
-    points = [repr((cfg.backbone, cfg.cacher, cfg.pruner)) for cfg in cfgs if cfg.pruner.name != "none"]
+    points = [repr((cfg.backbone, cfg.memory, cfg.cacher, cfg.pruner)) for cfg in cfgs if cfg.pruner.name != "none"]
     assert len(set(points)) == len(points), "the same point twice"
 
 
 @pytest.mark.parametrize("backbone", ["rekv", "recent", "streamforest", "dispider", "livecc", "streamingvlm"])
-def test_every_backbone_has_a_budget_frontier(backbone: str) -> None:
+def test_every_backbone_has_a_budget_frontier(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backbone != "streamforest":
+        monkeypatch.setenv("BACKBONE", backbone)
     (points,) = (
         points for path in SWEEPS if path.stem.startswith("budget_frontier")
         if (points := [command for command in commands(path) if f"backbone={backbone}" in command])
     )  # fmt: skip
     assert {f"pruner={name}" for name in ("stc", "random", "uniform")} <= {word for words in points for word in words}
     assert len({word for words in points for word in words if word.startswith("pruner.budget=")}) >= 5
+    for command in (points[0], points[-1]):
+        settings(command)
 
 
 def test_null_reaches_hydra_as_null() -> None:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from stc_lab.video.grid import TimedFrame, exact_fps, sample_grid
+from stc_lab.video.sampling import TimedFrame, exact_fps, sample_grid
 
 MILLISECOND = Fraction(1, 1000)
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from stc_lab.video import READERS, DecoderProcess, open_video
-from stc_lab.video.decoder import Decoder
-from stc_lab.video.read_ahead import ReadAhead
-from stc_lab.video.shared_frame import SharedFrame
+from stc_lab.video.decoder import Decoder, ReadAhead
+from stc_lab.video.process import SharedFrame
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -1,17 +1,18 @@
-"""From a file to sampled frames, in the process that calls."""
+"""From a file to sampled frames, in the process that calls, and a few of them ahead of the one who asks."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
-from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
-from stc_lab.video.grid import exact_fps, sample_grid
-from stc_lab.video.readers.base import Reader
-from stc_lab.video.readers.decord_reader import DecordReader, UnfitForDecord
-from stc_lab.video.readers.pyav_reader import PyAVReader
+from stc_lab.video.container import Reader
+from stc_lab.video.decord_reader import DecordReader, UnfitForDecord
+from stc_lab.video.pyav_reader import PyAVReader
+from stc_lab.video.sampling import SampledFrame, VideoError, VideoInfo, exact_fps, sample_grid
 
 
 class Decoder:
@@ -75,3 +76,49 @@ def _open_reader(path: Path, reader: str) -> tuple[Reader, str | None]:
         return DecordReader(path), None
     except UnfitForDecord as reason:
         return PyAVReader(path), str(reason)
+
+
+class ReadAhead:
+    """Opens a file and keeps up to ``depth`` of its frames ready, so that decoding goes on while others compute.
+
+    Items in order: the ``VideoInfo``, the frames, and last ``None`` or the exception that ended the reading.
+    """
+
+    def __init__(self, open_decoder: Callable[[], Decoder], depth: int) -> None:
+        self._open_decoder = open_decoder
+        self._items: SimpleQueue[VideoInfo | SampledFrame | Exception | None] = SimpleQueue()
+        self._free = threading.Semaphore(depth - 1)  # taking the info makes one more free
+        self._stop = threading.Event()
+        threading.Thread(target=self._run, name="decode", daemon=True).start()
+
+    def take(self) -> VideoInfo | SampledFrame | Exception | None:
+        """The next item; waits for it. Not to be called again after the last one."""
+        item = self._items.get()
+        self._free.release()
+        return item
+
+    def close(self) -> None:
+        """Stop decoding and let go of the file, as soon as the frame at hand is done; does not wait for that."""
+        self._stop.set()
+        self._free.release()
+
+    def _run(self) -> None:
+        try:
+            decoder = self._open_decoder()
+            self._items.put(decoder.info)
+            try:
+                self._fill(decoder)
+            finally:
+                decoder.close()
+        except Exception as error:
+            self._items.put(error)
+
+    def _fill(self, decoder: Decoder) -> None:
+        while True:
+            self._free.acquire()
+            if self._stop.is_set():
+                return
+            sample = decoder.next_sample()
+            self._items.put(sample)
+            if sample is None:
+                return

@@ -1,19 +1,27 @@
-"""One decoder process per owner: kept over many files, ended when a read hangs, started again when needed."""
+"""One decoder process per owner: kept over many files, ended when a read hangs, started again when needed.
+
+Frames come through memory that both processes share: a frame of 720p is 2.8 MB, through a pipe that is dozens of turns
+from process to process, each of which waits for its place on a busy machine; through shared memory it is two copies.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import weakref
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
-from stc_lab.video.shared_frame import SharedFrame
+import numpy as np
+
+from stc_lab.video.sampling import SampledFrame, VideoError, VideoInfo
 
 START_LIMIT_S = 120.0
 DYING_LIMIT_S = 2.0
@@ -157,6 +165,45 @@ class RemoteDecoder:
     def close(self) -> None:
         """Let go of the file."""
         self._process.release(self)
+
+
+class SharedFrame:
+    """Room for one frame behind a file descriptor that both processes hold; grows with the frames.
+
+    Who writes and who reads when is settled elsewhere: a frame must be read before the next one is written.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory: mmap.mmap | None = None
+
+    @classmethod
+    def create(cls) -> SharedFrame:
+        """Without a name in any file system, so that nothing stays behind however the processes end."""
+        if hasattr(os, "memfd_create"):
+            return cls(os.memfd_create("stc_lab_frame"))
+        with tempfile.TemporaryFile() as file:
+            return cls(os.dup(file.fileno()))
+
+    def write(self, pixels: np.ndarray) -> None:
+        """Put a frame there (uint8, any shape)."""
+        if os.fstat(self.descriptor).st_size < pixels.nbytes:
+            os.ftruncate(self.descriptor, pixels.nbytes)
+        self._view(pixels.nbytes)[:] = pixels.reshape(-1)
+
+    def read(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of the frame of this shape, uint8."""
+        return self._view(math.prod(shape)).reshape(shape).copy()
+
+    def close(self) -> None:
+        """Let go of it on this side."""
+        self._memory = None
+        os.close(self.descriptor)
+
+    def _view(self, num_bytes: int) -> np.ndarray:
+        if self._memory is None or len(self._memory) < num_bytes:
+            self._memory = mmap.mmap(self.descriptor, num_bytes)
+        return np.frombuffer(self._memory, np.uint8, count=num_bytes)
 
 
 def _receive(channel: Connection, shared: SharedFrame) -> VideoInfo | SampledFrame | Exception | None:

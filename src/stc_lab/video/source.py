@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from stc_lab.video.decoder import Decoder
-from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
 from stc_lab.video.process import DecoderProcess
+from stc_lab.video.sampling import SampledFrame, VideoError, VideoInfo
 
 READERS = ("decord", "pyav")
 ROUNDING_S = 1e-6  # grid times and question times are both rounded decimals

@@ -20,10 +20,9 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from stc_lab.video.decoder import Decoder
-from stc_lab.video.frames import SampledFrame, VideoError, VideoInfo
-from stc_lab.video.read_ahead import ReadAhead
-from stc_lab.video.shared_frame import SharedFrame
+from stc_lab.video.decoder import Decoder, ReadAhead
+from stc_lab.video.process import SharedFrame
+from stc_lab.video.sampling import SampledFrame, VideoError, VideoInfo
 
 READY = "ready"
 

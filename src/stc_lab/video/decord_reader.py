@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stc_lab.video.frames import VideoError, VideoInfo
-from stc_lab.video.grid import TimedFrame
-from stc_lab.video.readers.container import OpenContainer, describe, open_container
-from stc_lab.video.readers.packet_index import PacketIndex, read_packet_index
+from stc_lab.video.container import OpenContainer, PacketIndex, describe, open_container, read_packet_index
+from stc_lab.video.sampling import TimedFrame, VideoError, VideoInfo
 
 # decord copies a neighbour over a frame that it cannot decode, unless fewer than this share may be copied.
 NO_COPIED_FRAMES = 1e-9

@@ -12,9 +12,8 @@ import av
 import av.error
 import numpy as np
 
-from stc_lab.video.frames import VideoError, VideoInfo
-from stc_lab.video.grid import TimedFrame
-from stc_lab.video.readers.container import describe, open_container, plain_text
+from stc_lab.video.container import describe, open_container, plain_text
+from stc_lab.video.sampling import TimedFrame, VideoError, VideoInfo
 
 FALLBACK_FPS = Fraction(25)
 
