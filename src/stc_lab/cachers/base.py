@@ -106,6 +106,11 @@ def share(num_tokens: int, ratio: float) -> int:
     return floor(num_tokens * ratio + 1e-9)
 
 
+def precise(x: Tensor) -> Tensor:
+    """``x`` in float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def dense_trace(tower: VisionTower, num_tokens: int, batch_size: int) -> FrameTrace:
     """Trace of a frame computed in full."""
     return FrameTrace(True, [num_tokens] * len(tower.blocks), batch_size=batch_size)

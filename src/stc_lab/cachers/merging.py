@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stc_lab.cachers.base import precise
+
 Trend = Literal["constant", "decreasing", "increasing"]
 TRENDS: tuple[str, ...] = get_args(Trend)
 SLOPES = {"constant": 0, "decreasing": -1, "increasing": 1}
@@ -50,9 +52,21 @@ class Merge:
     def _sum(self, x: Tensor) -> Tensor:
         """Sums over what becomes one: [F, T, C] to [F, T - r, C]."""
         width = x.shape[-1]
-        kept = x.gather(1, _wide(self.kept, width))
-        odd = x[:, 1::2].scatter_add(1, _wide(self.targets, width), x.gather(1, _wide(self.merged, width)))
-        return torch.cat([kept, odd], 1)
+        kept, merged = (x.gather(1, _wide(places, width)) for places in (self.kept, self.merged))
+        # A GPU adds by index in any order, and later layers merge by ranks of such sums.
+        add = add_by_product if x.is_cuda else add_by_index
+        return torch.cat([kept, add(x[:, 1::2], self.targets, merged)], 1)
+
+
+def add_by_index(x: Tensor, targets: Tensor, added: Tensor) -> Tensor:
+    """``x`` [F, K, C] with each row of ``added`` [F, r, C] added to the row that ``targets`` [F, r] names."""
+    return x.scatter_add(1, _wide(targets, x.shape[-1]), added)
+
+
+def add_by_product(x: Tensor, targets: Tensor, added: Tensor) -> Tensor:
+    """``add_by_index`` as a product, whose order of addition is the same in every run."""
+    rows = torch.arange(x.shape[1], device=x.device)
+    return x + (targets[:, None, :] == rows[:, None]).to(x) @ added
 
 
 def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
@@ -141,7 +155,7 @@ def merge_tokens(tokens: Tensor, target: int, num_heads: int) -> Tensor:
     """
     if tokens.shape[1] < target:
         raise ValueError(f"{tokens.shape[1]} tokens cannot be merged to {target}")
-    merged = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    merged = precise(tokens)
     sizes = torch.ones_like(merged[..., 0])
     for num_merged in _rounds(tokens.shape[1], target):
         merged, sizes = match(_metric(merged, num_heads), num_merged, has_class_token=False).apply(merged, sizes)
@@ -174,5 +188,4 @@ def _rounds(num_tokens: int, target: int) -> Iterator[int]:
 
 def _metric(tokens: Tensor, num_heads: int) -> Tensor:
     """What tokens [B, T, C] are compared by: the mean over the heads, at least float32."""
-    precise = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    return precise.unflatten(-1, (num_heads, -1)).mean(dim=-2)
+    return precise(tokens).unflatten(-1, (num_heads, -1)).mean(dim=-2)

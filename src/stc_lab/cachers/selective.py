@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from stc_lab.cachers.base import precise
 from stc_lab.vision.tower import Block
 
 Feature = Literal["key", "value", "hidden"]
@@ -40,11 +41,6 @@ def likeness(metric: Metric, current: Tensor, reference: Tensor, reference_lengt
 def length(x: Tensor) -> Tensor:
     """Euclidean length of each token of ``x`` [..., C], never zero."""
     return torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8)
-
-
-def precise(x: Tensor) -> Tensor:
-    """``x`` in float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
