@@ -39,7 +39,7 @@ class Encoded:
     """Features of the frames of one call, with one trace per frame.
 
     ``features`` [F, T, C] owns its memory: no later call writes to it. ``sizes`` is ``None`` where the features lie
-    on the tower's full grid, so that the backbone pools them as ever; otherwise [F, N]: the method has merged each
+    on the tower's full grid, so that the model pools them; otherwise [F, N]: the method has merged each
     frame to N patches, in reading order, each standing for that many, and no pooling follows.
     """
 

@@ -42,10 +42,12 @@ class Merge:
     def follow(self, groups: Tensor) -> Tensor:
         """``groups`` [F, T0] of original tokens, as positions before this step, to positions after it."""
         num_kept, num_tokens = self.kept.shape[1], self.kept.shape[1] + self.merged.shape[1]
+        # Where each even position ends: among the kept ones, or behind them in the odd one it goes into.
         places = torch.empty(len(groups), num_tokens, dtype=torch.long, device=groups.device)
         stays = torch.arange(num_kept, device=groups.device).expand_as(self.kept)
         places.scatter_(1, torch.div(self.kept, 2, rounding_mode="floor"), stays)
         places.scatter_(1, torch.div(self.merged, 2, rounding_mode="floor"), self.targets + num_kept)
+        # Odd positions all stay, behind the kept even ones.
         half = torch.div(groups, 2, rounding_mode="floor")
         return torch.where(groups % 2 == 0, places.gather(1, half.clamp_max(num_tokens - 1)), half + num_kept)
 

@@ -174,7 +174,7 @@ class _SelectiveLayer:
     def reuse_both(self) -> Tensor:
         """Attention and MLP for the selected tokens only."""
         block, rows = self.block, self.selection.rows
-        # Every token as if it were reused; then the selected ones anew, written over it.
+        # Every token as if it were reused; then the selected ones, computed and written over it.
         output = self.x + self.reference.update
         if not self.selection.is_empty:
             after = _flat(self.x).index_select(0, rows) + self._attention_of_selected()

@@ -150,7 +150,7 @@ class STCCacher(Cacher):
 
     def _run_chunk(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> EncodedPart:
         """Frames ``x`` [F, T, C] that belong to one chunk."""
-        # Section 3: the reference comes anew every ``interval`` chunks.
+        # Section 3: a new reference every ``interval`` chunks.
         chunk = state.num_frames // self.chunk_size
         is_reference = chunk == 0 if self.interval is None else chunk % self.interval == 0
         state.num_frames += len(x)
