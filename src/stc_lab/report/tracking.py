@@ -137,6 +137,7 @@ def result_logger(cfg: DictConfig) -> Iterator[LogResult]:
         yield lambda summary, run_dir=None: _log(logger, cfg, summary, run_dir)
         exit_code = 0
     finally:
+        # W&B's own finish comes last: it waits for the upload, no longer than LONGEST_FINISH_S.
         logger.finalize("failed" if exit_code else "success")
         if _is_wandb(logger):
             logger.experiment.finish(exit_code=exit_code)
@@ -234,6 +235,7 @@ def publish(
     ``project``: that of the runs, as ``NAME`` or ``ENTITY/NAME``. ``runs``: those of the folders, coloured by memory.
     Raises ``ValueError`` when wandb-workspaces is not installed.
     """
+    # The description is written in any case, so that it can be saved once there is a connection.
     is_online = wandb_mode("auto") == "online"
     entity, _, name = project.rpartition("/")
     report = build_report(

@@ -123,6 +123,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if not path.is_file():
         return []
+    # A killed writer leaves half a line at the end: its question is asked again.
     lines = path.read_bytes()[: _complete_size(path)].splitlines()
     records = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
     check_unique(records, path)
@@ -228,9 +229,11 @@ def collect_records(run_dir: Path) -> list[Record]:
     shards = sorted(run_dir.glob("records.rank*.jsonl"))
     if not shards:
         return read_records(path)
+    # Whole lines are compared: the same record in two files is one that a merge, cut off, had already copied.
     lines = {record.to_line(): record for file in (path, *shards) for record in read_records(file)}
     records = list(lines.values())
     check_unique(records, run_dir)
+    # In this order: a kill in between leaves every record in at least one file.
     write_records(path, records)
     for shard in shards:
         shard.unlink()
