@@ -22,9 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from stc_lab.config.resolvers import conf_dir
+from stc_lab.results.records import ERROR_FILE, REFUSED_FILE
 
-ERROR_FILE = "error.json"
-REFUSED_FILE = "refused.json"
 LIBRARIES = ("lightning", "pytorch_lightning", "transformers", "huggingface_hub", "httpx", "wandb", "torch", "fsspec")
 
 

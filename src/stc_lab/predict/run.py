@@ -36,6 +36,7 @@ from stc_lab.results.records import (
     RECORDS_FILE,
     SUMMARY_FILE,
     Record,
+    check_schema,
     collect_records,
     read_summary,
     write_records,
@@ -114,7 +115,9 @@ class Point:
         requested_tokens = self.settings.pruner.num_kept(self.settings.backbone.facts().tokens_per_frame)
         clock = Clock(records)
         write_clock(self.run_dir, clock.responses)
-        summary = summarize(records, requested_tokens, self.settings.cfg.seed, self.settings.cfg.dataset.name)
+        requested_read = getattr(self.settings.memory, "budget", None)
+        cfg = self.settings.cfg
+        summary = summarize(records, requested_tokens, cfg.seed, cfg.dataset.name, requested_read)
         summary |= self._facts(fingerprint)
         summary |= {"clock": clock.summary(self.settings.benchmark.fps), "encoding": encoding_summary(records)}
         summary["prompt"] = prompt_summary(self.settings.cfg.dataset.get("prompt"), records)
@@ -122,7 +125,9 @@ class Point:
         return summary
 
     def _known_records(self) -> list[Record]:
+        """Of an earlier start. Raises ``ValueError`` where this one cannot go on from them."""
         records = collect_records(self.run_dir)
+        check_schema(records, self.run_dir)
         if OmegaConf.select(self.settings.cfg, "retry_failed", default=False):
             records = [record for record in records if record.status != "failed"]
             write_records(self.run_dir / RECORDS_FILE, records)

@@ -15,6 +15,8 @@ from typing import Any
 CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "fingerprint.json"
 DUPLICATE_FILE = "duplicate_of.json"
+ERROR_FILE = "error.json"
+"""Why a run failed, as ``{"type", "reason", "traceback"}``."""
 REFUSED_FILE = "refused.json"
 """Why a point of a multirun is no legal combination, as ``{"reason": ...}``; it has not been run."""
 BASELINE_DIR = "baseline"

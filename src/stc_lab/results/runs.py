@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stc_lab.config.errors import ERROR_FILE
 from stc_lab.results.axes import GROUPS, axis_values
 from stc_lab.results.records import (
     BASELINE_DIR,
     CONFIG_FILE,
     DUPLICATE_FILE,
+    ERROR_FILE,
     IDENTITY_FILE,
     RECORDS_FILE,
     REFUSED_FILE,
