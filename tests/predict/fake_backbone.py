@@ -59,17 +59,17 @@ class FakeModel(torch.nn.Module):
         self.settings, self.facts = settings, settings.facts()
 
 
-open_real_session = loop.open_session
+StreamSession = loop.StreamSession
 
 
 def open_session(model: Any, cacher, pruner, memory, timer: StageTimer) -> Any:
     """In every process that imports this module, a fake model gets fake sessions."""
     if isinstance(model, FakeModel):
         return FakeSession(model.settings, pruner, timer)
-    return open_real_session(model, cacher, pruner, memory, timer)
+    return StreamSession(model, cacher, pruner, memory, timer)
 
 
-loop.open_session = open_session
+loop.StreamSession = open_session
 
 
 class FakeSession:

@@ -24,7 +24,7 @@ from stc_lab.predict.stream import Session, StreamTask, run_stream
 from stc_lab.predict.trainer import DTYPES, default_dtype, die_on_sigterm, exact_products
 from stc_lab.pruners.none import NoPruner
 from stc_lab.results.records import Record
-from stc_lab.session import open_session
+from stc_lab.session import StreamSession
 from stc_lab.token_maps import Collector, TokenMaps
 from stc_lab.video import DecoderProcess, FrameSource, VideoError, open_video
 
@@ -196,13 +196,13 @@ class StreamPredictor(LightningModule):
         """A new session, to which the first of ``observers`` is handed over."""
         cacher, pruner, memory = self.settings.cacher, self.settings.pruner, self.settings.memory
         with self.recorder.attribute_to("start_ms"):
-            session = open_session(self.model, cacher, pruner, memory, StageTimer(self.device))
+            session = StreamSession(self.model, cacher, pruner, memory, StageTimer(self.device))
         if observers:
             session.observe_with(observers.pop(0))
         if not self.cfg.measure.get("fidelity", False):
             return session
         with self.recorder.exclude():  # the time of the uncompressed session beside it does not count
-            reference = open_session(self.model, NoCacher(), NoPruner(), memory, StageTimer(self.device))
+            reference = StreamSession(self.model, NoCacher(), NoPruner(), memory, StageTimer(self.device))
         return FidelitySession(session, reference, self.recorder.exclude)
 
     @property
