@@ -27,14 +27,20 @@ def validate(cfg: DictConfig, with_files: bool = True) -> RunSettings:
     _check_schema(Config, cfg, "")
     _check_objective(cfg.objective)
     # 2. Each choice by itself. The logger is not built: it would begin to log.
-    built = {group: _checked(group, cfg, with_files) for group in PLUGIN_GROUPS}
+    built = {group: _checked(group, cfg) for group in PLUGIN_GROUPS}
     settings = RunSettings(cfg, benchmark=built["dataset"], **{group: built[group] for group in PARTS})
     # 3. Whether the choices fit one another.
     with _refusing("backbone"):
         _check_prompts(settings)
         settings.backbone.check(settings.cacher, settings.pruner, settings.memory)
         _check_fidelity(settings)
+    # 4. What is on this machine.
     _check_accelerator(cfg.trainer.accelerator)
+    if with_files and hasattr(settings.benchmark, "check_files"):
+        try:
+            settings.benchmark.check_files()
+        except ValueError as error:
+            raise ValueError(_named("dataset", error)) from error
     return settings
 
 
@@ -81,7 +87,7 @@ def _check_objective(objective: Any) -> None:
         raise ValueError(f"objective={objective}: must be a key of summary.json, or a list of keys")
 
 
-def _checked(group: str, cfg: DictConfig, with_files: bool) -> Any:
+def _checked(group: str, cfg: DictConfig) -> Any:
     """What a group describes, or ``None`` for the logger.
 
     Unknown keys and wrong types are found by the signature, values by the class itself.
@@ -103,8 +109,6 @@ def _checked(group: str, cfg: DictConfig, with_files: bool) -> Any:
         made = build(node)
         if group == "backbone":
             made.facts()
-        if with_files and hasattr(made, "check_files"):
-            made.check_files()
     except ValueError as error:
         raise ValueError(_named(group, error)) from error
     return made
