@@ -74,7 +74,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[C
                 return exit_.code
             return 0
 
-        monkeypatch.setitem(sys.modules, "stc_lab.predict.run", SimpleNamespace(run_experiment=run_experiment))
+        monkeypatch.setitem(sys.modules, "stc_lab.experiment", SimpleNamespace(run_experiment=run_experiment))
         return command
 
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

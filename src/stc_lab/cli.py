@@ -17,7 +17,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from stc_lab.config import conf_dir, environment, print_config, save_config, validate
-from stc_lab.config.errors import clear_failure, quiet_transformers, record_failure, suggest, wants_traceback
+from stc_lab.config.errors import (
+    RefusedPair,
+    clear_failure,
+    quiet_transformers,
+    record_failure,
+    record_refusal,
+    suggest,
+    wants_traceback,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,8 @@ def main() -> None:
 
 
 def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
-    """One run, as Hydra calls it. Returns the objective for a sweeper; ``None`` for a failed point of a multirun."""
+    """One run, as Hydra calls it. Returns the objective for a sweeper; ``None`` for a point of a multirun without one,
+    because it failed or because it makes no sense and was refused."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -50,7 +59,10 @@ def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
     except Exception as error:  # the outermost boundary: whatever it is, say it, keep it, go on with the next point
         if wants_traceback() and not is_multirun:
             raise
-        record_failure(error, run_dir)
+        if is_multirun and isinstance(error, RefusedPair):
+            record_refusal(error, run_dir)
+        else:
+            record_failure(error, run_dir)
         if is_multirun:
             return None
         raise SystemExit(1) from None
@@ -58,7 +70,7 @@ def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float | tuple[float, ...]:
     """Check the settings, save them with the environment, run, and return the objective."""
-    validate(cfg)
+    settings = validate(cfg)
     if HydraConfig.get().sweeper.get("params") and not is_multirun:
         log.warning("these settings describe several runs, and only one of them runs now: add -m for all")
     OmegaConf.resolve(cfg)
@@ -69,11 +81,11 @@ def execute(cfg: DictConfig, run_dir: Path, is_multirun: bool = False) -> float 
 
         torch.set_num_threads(cfg.trainer.num_threads)
 
-    from stc_lab.predict.run import run_experiment
+    from stc_lab.experiment import run_experiment
 
     quiet_transformers()
     with provenance(cfg, run_dir):
-        summary = run_experiment(cfg, run_dir)
+        summary = run_experiment(settings, run_dir)
     return objective(summary, cfg.objective)
 
 

@@ -121,6 +121,7 @@ def _side(path: Path, name: str, settings: CompareSettings) -> Side:
 
     if path.name in (RECORDS_FILE, SUMMARY_FILE):
         path = path.parent
+    # A run, or scored predictions, or the published files themselves.
     is_run = path.is_dir() and any((path / file).is_file() for file in (RECORDS_FILE, SUMMARY_FILE, CONFIG_FILE))
     if is_run or (path / DUPLICATE_FILE).is_file():
         return read_side(_original(path), name)

@@ -36,6 +36,7 @@ class ScoreSettings:
     unwrap_lists: bool = False
     name: str | None = None
     backbone: str | None = None
+    memory: str | None = None
     cacher: str | None = None
     pruner: str | None = None
     tokens_per_frame: int | None = None
@@ -86,6 +87,7 @@ def _judge(record: Record, text: str, rule: Rule) -> None:
     record.text = text
     record.prediction = rule.strict(record, text)
     record.correct = rule.official(record, text, record.details)
+    # The strict verdict stands beside the official one only where they part.
     strictly_right = rule.is_strictly_right(record, text, record.details)
     if strictly_right != record.correct:
         record.details["strictly_right"] = strictly_right
@@ -123,6 +125,7 @@ def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if (run_dir / IDENTITY_FILE).exists():
         raise ValueError(f"hydra.run.dir={run_dir}: this is the folder of a run; choose another one")
     imported = import_predictions(cfg)
+
     from stc_lab.results.summary import summarize  # scipy takes a second, and mistakes should show before
 
     records = to_records(imported, RULES[cfg.benchmark], _fingerprint(cfg, imported))
@@ -131,6 +134,7 @@ def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         **summarize(records, cfg.tokens_per_frame, cfg.seed, cfg.benchmark),
         "run": {
             "backbone": cfg.backbone or name,
+            **({"memory": cfg.memory} if cfg.memory else {}),
             "cacher": cfg.cacher or UNKNOWN,
             "pruner": cfg.pruner or UNKNOWN,
             "dataset": cfg.benchmark,

@@ -25,6 +25,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+log = logging.getLogger(__name__)
+
+STUDY_FILE = "study.log"
+FAILED = "failed"
+SAMPLERS = ("tpe", "nsgaii", "random")
+RESULTS_FILE = "optimization_results.yaml"
+REPEATS_BEFORE_THE_END = 25
+"""Points in a row that were tried before: then the space is searched, as far as the sampler can tell."""
+
+Launch = Callable[..., Sequence[JobReturn]]
+
 
 def search_space(overrides: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[str]]:
     """What is searched, by key, and the overrides that every job shares; a later override replaces an earlier one.
@@ -48,6 +59,7 @@ def job_overrides(params: Mapping[str, Any], fixed: Sequence[str]) -> list[str]:
 
 
 def _distribution(override: Override) -> BaseDistribution:
+    # The three ways in which Hydra writes several values.
     value = override.value()
     if isinstance(value, RangeSweep):
         return _range(value)
@@ -68,11 +80,6 @@ def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-STUDY_FILE = "study.log"
-FAILED = "failed"
-SAMPLERS = ("tpe", "nsgaii", "random")
-
-
 def open_study(folder: Path, directions: Sequence[str], sampler: str, seed: int) -> optuna.Study:
     """The study of a sweep folder, with trials that were cut off put in line again.
 
@@ -87,6 +94,7 @@ def open_study(folder: Path, directions: Sequence[str], sampler: str, seed: int)
     known = [direction.name.lower() for direction in study.directions]
     if known != list(directions):
         raise ValueError(f"hydra.sweeper.direction={list(directions)}: {folder} holds a search with {known}")
+    # Trials that were running when the search was cut off: their points are tried first.
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -122,15 +130,6 @@ def solutions(study: optuna.Study) -> list[dict[str, Any]]:
     """Parameters and values of the trials that no other beats, each point once."""
     distinct = {repr(sorted(trial.params.items())): trial for trial in study.best_trials}
     return [{"params": trial.params, "values": list(trial.values)} for trial in distinct.values()]
-
-
-log = logging.getLogger(__name__)
-
-RESULTS_FILE = "optimization_results.yaml"
-REPEATS_BEFORE_THE_END = 25
-"""Points in a row that were tried before: then the space is searched, as far as the sampler can tell."""
-
-Launch = Callable[..., Sequence[JobReturn]]
 
 
 @dataclass
@@ -181,11 +180,12 @@ class Search:
         while len(batch) < wanted and repeats < REPEATS_BEFORE_THE_END:
             trial = study.ask(self._space)
             key = self._key(trial.params)
+            # A point that was tried has its outcome; the sampler is told, and learns from it without another run.
             if key in self._outcomes:
                 tell(study, trial, self._outcomes[key])
                 repeats += 1
             elif key in batch:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)  # its twin is about to run
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)  # the same point is about to run in this batch
                 repeats += 1
             else:
                 batch[key] = trial
@@ -193,6 +193,7 @@ class Search:
 
     def _run_batch(self, study: optuna.Study, batch: dict[tuple[str, ...], Trial]) -> None:
         jobs = {key: job_overrides(trial.params, self._fixed) for key, trial in batch.items()}
+        # Settings that do not fit together are failed trials, and are not launched.
         legal = {key: job for key, job in jobs.items() if self._composes(job)}
         returns = self.launch(list(legal.values()), initial_job_idx=len(self._outcomes)) if legal else []
         given = {key: self._values(result) for key, result in zip(legal, returns, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +11,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from made import MAKERS, SECONDS, write_video
-from omegaconf import DictConfig
 
 import stc_lab
 from stc_lab.backbones.base import VideoModel
 from stc_lab.benchmarks import Benchmark
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.cachers.stc import STCCacher
-from stc_lab.config import build, conf_dir, validate
+from stc_lab.config import RunSettings, conf_dir, validate
 from stc_lab.predict.recorder import Recorder
 from stc_lab.predict.run import Point
 from stc_lab.predict.stream import StreamTask, run_stream
@@ -46,18 +45,16 @@ def pocket() -> VideoModel:
     return stc_lab.load("rekv", max_new_tokens=2)
 
 
-def settings(name: str, given: dict[str, str], *more: str) -> DictConfig:
+def settings(name: str, given: dict[str, str], *more: str) -> RunSettings:
     """A run as the command line composes it."""
     overrides = [f"dataset={name}", *(f"dataset.{key}={value}" for key, value in given.items()), *more]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", [*overrides, "trainer.accelerator=cpu", "video.reader=pyav", "pruner.budget=16"])
-    validate(cfg)
-    return cfg
+    return validate(cfg)
 
 
-def run(cfg: DictConfig, run_dir: Path, backbone: VideoModel) -> tuple[dict, list[Record]]:
-    benchmark = build(cfg.dataset)
-    summary = Point(cfg, run_dir, benchmark, benchmark.streams(), backbone).finish()
+def run(settings: RunSettings, run_dir: Path, model: VideoModel) -> tuple[dict, list[Record]]:
+    summary = Point(settings, run_dir, settings.benchmark.streams(), model).finish()
     return summary, read_records(run_dir / RECORDS_FILE)
 
 
@@ -67,10 +64,12 @@ def slow_but(quick: str, names: Iterable[str]) -> list:
 
 
 @pytest.mark.parametrize("name", slow_but("ovobench", FRAMES_READ))
-def test_every_question_is_asked_in_time_and_every_frame_encoded_once(name: str, tmp_path: Path, pocket: VideoModel) -> None:
-    cfg = settings(name, MAKERS[name](tmp_path / "data"))
-    summary, records = run(cfg, tmp_path / "run", pocket)
-    questions = [question for stream in build(cfg.dataset).streams() for question in stream.questions]
+def test_every_question_is_asked_in_time_and_every_frame_encoded_once(
+    name: str, tmp_path: Path, pocket: VideoModel
+) -> None:
+    wanted = settings(name, MAKERS[name](tmp_path / "data"))
+    summary, records = run(wanted, tmp_path / "run", pocket)
+    questions = [question for stream in wanted.benchmark.streams() for question in stream.questions]
     assert sorted(r.question_id for r in records) == sorted(question.question_id for question in questions)
     assert summary["num_failed"] == summary["num_errors"] == 0
     assert summary["encoding"]["num_frames"] == FRAMES_READ[name]
@@ -84,8 +83,8 @@ def test_every_question_is_asked_in_time_and_every_frame_encoded_once(name: str,
 
 def test_proactive_questions_are_polled_for_within_their_own_part(tmp_path: Path, pocket: VideoModel) -> None:
     name = "streamingbench_proactive"
-    cfg = settings(name, MAKERS[name](tmp_path / "data"))
-    _, records = run(cfg, tmp_path / "run", pocket)
+    wanted = settings(name, MAKERS[name](tmp_path / "data"))
+    _, records = run(wanted, tmp_path / "run", pocket)
     by_id = {record.question_id: record for record in records}
     assert sorted(by_id) == ["sample_2_1", "sample_2_2"]
     for record in records:
@@ -101,8 +100,8 @@ def test_a_model_that_decides_by_itself_finds_the_moment(tmp_path: Path) -> None
     """Clips of four frames: a decision every four seconds from the question on, and no poll."""
     name, given = "streamingbench_proactive", MAKERS["streamingbench_proactive"](tmp_path / "data")
     more = ("backbone=dispider", "backbone.max_new_tokens=2", "dataset.decided_by=model")
-    cfg = settings(name, given, *more)
-    _, records = run(cfg, tmp_path / "run", build(cfg.backbone).load())
+    wanted = settings(name, given, *more)
+    _, records = run(wanted, tmp_path / "run", wanted.backbone.load())
     for record in records:
         times_s, said = record.polls.get("time_s", []), record.polls.get("text", [])
         assert times_s == [record.time_s + 3 + 4 * number for number in range(len(times_s))]
@@ -119,16 +118,16 @@ def test_only_a_model_that_decides_by_itself_can_be_told_to(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_window_of_context_shows_the_last_seconds_only(tmp_path: Path, pocket: VideoModel) -> None:
-    cfg = settings("streamingbench", MAKERS["streamingbench"](tmp_path / "data"), "dataset.context_s=2")
-    _, records = run(cfg, tmp_path / "run", pocket)
+    wanted = settings("streamingbench", MAKERS["streamingbench"](tmp_path / "data"), "dataset.context_s=2")
+    _, records = run(wanted, tmp_path / "run", pocket)
     shown = {record.question_id: (record.context_start_s, record.num_frames_seen) for record in records}
     assert shown == {"sample_3_1": (0, 3), "sample_3_3": (1, 3), "sample_3_2": (3, 3), "sample_12_1": (2, 3)}
 
 
 @pytest.mark.slow
 def test_bare_prompts_are_recorded_as_such(tmp_path: Path, pocket: VideoModel) -> None:
-    cfg = settings("streamingbench_sqa", MAKERS["streamingbench_sqa"](tmp_path / "data"), "dataset.prompt=bare")
-    summary, records = run(cfg, tmp_path / "run", pocket)
+    wanted = settings("streamingbench_sqa", MAKERS["streamingbench_sqa"](tmp_path / "data"), "dataset.prompt=bare")
+    summary, records = run(wanted, tmp_path / "run", pocket)
     assert summary["prompt"] == {"style": "bare", "chat_template": False}
     assert records[0].details["num_question_tokens"] == records[0].num_prompt_tokens
     given = {key: str(tmp_path) for key in ("root", "videos")}
@@ -141,7 +140,7 @@ def test_a_missing_video_costs_its_own_questions(tmp_path: Path, pocket: VideoMo
     given = MAKERS["ovobench"](tmp_path / "data")
     (Path(given["videos"]) / "MovieNet" / "b.mp4").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 videos are missing \(3 of 7 questions\)"):
-        build(settings("ovobench", given).dataset).streams()
+        settings("ovobench", given).benchmark.streams()
     summary, records = run(settings("ovobench", given, "dataset.missing=skip"), tmp_path / "run", pocket)
     assert (summary["num_questions"], summary["num_failed"]) == (7, 3)
     reasons = {record.reason for record in records if record.stream_id == "MovieNet/b.mp4"}
@@ -166,9 +165,9 @@ def test_order_and_shards_change_no_answer(tmp_path: Path, pocket: VideoModel) -
     assert answers([[stream] for stream in streams], benchmark, pocket) == whole
 
 
-def answers(shards: Sequence[Sequence[Stream]], benchmark: Benchmark, backbone: VideoModel) -> list[str]:
+def answers(shards: Sequence[Sequence[Stream]], benchmark: Benchmark, model: VideoModel) -> list[str]:
     """Sorted lines of the answers of several processes, each with its share of the streams."""
-    open_session = partial(stc_lab.open_session, backbone, STCCacher(), STCPruner(budget=16))
+    open_session = partial(stc_lab.open_session, model, STCCacher(), STCPruner(budget=16))
     torch.set_num_threads(1)
     lines = []
     for streams in shards:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stc_lab.cachers import NoCacher, ToMeCacher
-from stc_lab.cachers.merging import TRENDS, exact_schedule, fewest, match
+from stc_lab.cachers.merging import TRENDS, add_by_index, add_by_product, exact_schedule, fewest, match
 from stc_lab.measure.flops import vision_flops
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
@@ -31,6 +31,14 @@ def test_schedules_are_exact_and_possible(trend, num_patches, num_layers):
             patches -= merged
         assert patches == target
     assert exact_schedule(num_patches, 1, trend, num_layers) == exact_schedule(num_patches, lowest, trend, num_layers)
+
+
+def test_both_ways_of_adding_agree():
+    """By index on a CPU, by a product where the order of additions by index is not fixed."""
+    generator = torch.Generator().manual_seed(0)
+    x, added = (torch.randn(2, n, 5, generator=generator) for n in (7, 9))
+    targets = torch.randint(7, (2, 9), generator=generator)
+    torch.testing.assert_close(add_by_product(x, targets, added), add_by_index(x, targets, added))
 
 
 def test_trends():

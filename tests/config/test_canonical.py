@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from stc_lab.config import canonical
+from stc_lab.config import RunSettings
+from stc_lab.config import canonical as canonical_of
 
 SAME = [
     (["pruner=none", "pruner.budget=16"], ["pruner=none", "pruner.budget=32"]),
@@ -37,7 +38,14 @@ DIFFERENT = [
     "dataset.fps=2",
     "backbone.checkpoint=someone/else",
     "backbone.max_new_tokens=4",
+    "memory.topk=8",
+    "memory=recent",
 ]
+
+
+def canonical(cfg):
+    """Of a composed configuration."""
+    return canonical_of(RunSettings.of(cfg))
 
 
 @pytest.mark.parametrize(("first", "second"), SAME)

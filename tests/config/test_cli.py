@@ -19,7 +19,8 @@ def stc_lab(command_line):
     """``stc_lab("pruner.budget=8")`` runs the command line in a fresh folder and returns the exit status."""
     runs: list[tuple[OmegaConf, Path]] = []
 
-    def run_experiment(cfg, run_dir):
+    def run_experiment(settings, run_dir):
+        cfg = settings.cfg
         runs.append((cfg, run_dir))
         if cfg.pruner.budget == 13:
             raise RuntimeError("thirteen")
@@ -111,12 +112,46 @@ def test_multirun_runs_every_combination_in_its_own_folder(stc_lab):
 
 
 def test_a_failed_point_does_not_stop_the_others_but_shows_in_the_exit_status(stc_lab, capsys):
-    assert stc_lab("-m", "pruner.budget=13,500,32", "hydra.sweep.dir=sweep") == 1
+    assert stc_lab("-m", "pruner.budget=13,0,32", "hydra.sweep.dir=sweep") == 1
     assert [cfg.pruner.budget for cfg, _ in stc_lab.runs] == [13, 32]
     printed = capsys.readouterr().err
     assert "error: RuntimeError: thirteen" in printed
-    assert "pruner.budget=500: a frame has 196 tokens" in printed
-    assert "error: 2 of the runs in sweep failed: pruner.budget=13; pruner.budget=500" in printed
+    assert "pruner.budget=0" in printed
+    assert "error: 2 of the runs in sweep failed: pruner.budget=0; pruner.budget=13" in printed
+
+
+def test_a_point_that_makes_no_sense_is_refused_and_no_failure(stc_lab, tmp_path, capsys):
+    arguments = ("-m", "pruner.budget=500,32", "hydra.sweep.dir=sweep")
+    assert stc_lab(*arguments) == 0
+    assert [cfg.pruner.budget for cfg, _ in stc_lab.runs] == [32]
+    printed = capsys.readouterr().err
+    assert "refused: pruner.budget=500: a frame has 196 tokens" in printed
+    assert "1 of the runs in sweep were refused: pruner.budget=500" in printed
+    folder = tmp_path / "sweep" / "pruner.budget=500"
+    assert "a frame has 196 tokens" in json.loads((folder / "refused.json").read_text())["reason"]
+    assert not (folder / "error.json").exists()
+    assert stc_lab("pruner.budget=500", "hydra.run.dir=run") == 1  # asked for by itself it is a mistake
+
+
+def test_a_memory_that_a_model_was_not_trained_with_is_refused(stc_lab, capsys):
+    assert stc_lab("-m", "backbone=rekv,dispider", "memory=rekv,recent", "hydra.sweep.dir=sweep") == 0
+    assert {cfg.memory.name for cfg, _ in stc_lab.runs} == {"rekv", "recent"}
+    assert {cfg.backbone.name for cfg, _ in stc_lab.runs} == {"rekv"}
+    assert "memory=recent: backbone=dispider was trained with a memory of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["backbone.topk=8"], "backbone.topk=8: this setting moved; write memory.topk=8"),
+        (["+backbone.topk=8"], "backbone.topk=8: this setting moved; write memory.topk=8"),
+        (["memory=recent", "backbone.topk=8"], "write memory=rekv memory.topk=8"),
+        (["backbone=livecc", "backbone.mode=oneshot"], "write memory=oneshot"),
+    ],
+)
+def test_a_setting_that_moved_to_the_memory_is_named(stc_lab, capsys, arguments, advice):
+    assert stc_lab(*arguments) == 1
+    assert advice in capsys.readouterr().err
 
 
 def test_experiment_multirun_takes_its_points_from_the_file(stc_lab):

@@ -49,7 +49,7 @@ def test_every_setting_of_a_method_is_explained(settings):
     """A key of a YAML file without a comment behind it would be missing from the help."""
     from stc_lab.config.help import _group_comments
 
-    for group in ("backbone", "cacher", "pruner", "dataset", "trainer"):
+    for group in ("backbone", "memory", "cacher", "pruner", "dataset", "trainer"):
         for choice in group_choices()[group]:
             overrides = ["dataset.videos=."] if choice == "folder" else []
             keys = {key for key in settings(f"{group}={choice}", *overrides)[group] if key not in ("_target_", "name")}

@@ -11,9 +11,10 @@ measure.warmup_frames measure.warmup_questions measure.fidelity measure.token_ma
 trainer.accelerator trainer.devices trainer.precision trainer.num_threads trainer.profiler
 paths.output_dir paths.cache_dir paths.run_dir
 report.cost report.baseline report.page report.token_maps report.wandb report.project
-backbone.name backbone.checkpoint backbone.tokens_per_frame backbone.n_local backbone.topk
-backbone.retrieval_chunk_size backbone.max_cached_blocks backbone.offload backbone.upstream_quirks
+backbone.name backbone.checkpoint backbone.tokens_per_frame backbone.image_newline
 backbone.max_new_tokens backbone.answer_reader backbone.revision
+memory.name memory.n_local memory.topk memory.retrieval_chunk_size memory.max_cached_blocks memory.offload
+memory.upstream_quirks
 cacher.name cacher.interval cacher.update_ratio cacher.threshold cacher.max_update_ratio cacher.chunk_size
 cacher.feature cacher.metric cacher.reuse cacher.selection_layer cacher.refresh_share cacher.refresh_threshold
 cacher.protect_cls

@@ -17,12 +17,15 @@ COMMAND = re.compile(r"^\s*(?:\w+=\S+ )*python -m stc_lab(?= |$)(.*)$", re.MULTI
 
 
 def commands() -> list[str]:
-    """Arguments of every ``python -m stc_lab`` in the documents, comments cut off."""
+    """Arguments of every ``python -m stc_lab`` in the documents, comments cut off.
+
+    Not of those with a class outside the package: pages that show one have tests that run it.
+    """
     found = []
     for page in PAGES:
         blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
         found += [line.split("#")[0].strip() for block in blocks for line in COMMAND.findall(block)]
-    return sorted(set(found) - {"--help", ""})
+    return sorted({command for command in found if "hydra.searchpath" not in command} - {"--help", ""})
 
 
 def points(arguments: str) -> list[list[str]]:

@@ -66,6 +66,7 @@ def make_cfg(dataset: dict[str, str], tmp_path: Path) -> Callable[..., DictConfi
                 "paths": {"cache_dir": str(tmp_path / "cache")},
                 "backbone": {"_target_": "fake_backbone.FakeBackbone", "name": "fake",
                              "tokens_per_frame": 9},
+                "memory": {"_target_": "stc_lab.memories.recent.Recent", "name": "recent"},
                 "cacher": {"_target_": "stc_lab.cachers.none.NoCacher", "name": "none"},
                 "pruner": {"_target_": "stc_lab.pruners.uniform.UniformPruner", "name": "uniform", "budget": 4},
                 "dataset": {"_target_": "stc_lab.benchmarks.folder.FolderBenchmark", "name": "folder", "fps": 2.0,

@@ -5,39 +5,71 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from stc_lab.cachers.base import FrameTrace
 from stc_lab.measure import StageTimer
+from stc_lab.memories.base import ModelFacts
+from stc_lab.predict import loop
 from stc_lab.types import Answer, FrameReport, Question, VisualTokens
 
 TOKENS = 9
 
 
-class FakeBackbone(torch.nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class FakeBackbone:
     """``kill_at``: the process sends itself the signal ``kill_with`` at that question, if the file ``marker`` is there.
 
     ``fail_in``: sessions raise at the first question about frames as bright as that (a stand-in for a defect).
     """
 
-    tokens_per_frame = TOKENS
-    grid = (3, 3)
+    name: str = "fake"
+    checkpoint: str = "no/weights"
+    tokens_per_frame: int = TOKENS
+    kill_at: str | None = None
+    marker: str | None = None
+    fail_in: str | None = None
+    log: str | None = None
+    kill_with: str = "SIGKILL"
 
-    def __init__(
-        self, tokens_per_frame: int = TOKENS, kill_at: str | None = None, marker: str | None = None,
-        fail_in: str | None = None, log: str | None = None, kill_with: str = "SIGKILL",
-    ) -> None:  # fmt: skip
+    decides_by_itself: ClassVar[bool] = False
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self.checkpoint, TOKENS, frozenset({"kv"}))
+
+    def check(self, cacher, pruner, memory, facts=None) -> None:
+        pruner.check(TOKENS)
+
+    def load(self) -> FakeModel:
+        return FakeModel(self)
+
+
+class FakeModel(torch.nn.Module):
+    """Not a single layer."""
+
+    def __init__(self, settings: FakeBackbone) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.kill_at, self.marker, self.fail_in, self.log = kill_at, marker, fail_in, log
-        self.kill_with = signal.Signals[kill_with]
+        self.settings, self.facts = settings, settings.facts()
 
-    def open(self, cacher, pruner, timer: StageTimer | None = None) -> FakeSession:
-        return FakeSession(self, pruner, timer or StageTimer())
+
+StreamSession = loop.StreamSession
+
+
+def open_session(model: Any, cacher, pruner, memory, timer: StageTimer) -> Any:
+    """In every process that imports this module, a fake model gets fake sessions."""
+    if isinstance(model, FakeModel):
+        return FakeSession(model.settings, pruner, timer)
+    return StreamSession(model, cacher, pruner, memory, timer)
+
+
+loop.StreamSession = open_session
 
 
 class FakeSession:
@@ -46,10 +78,10 @@ class FakeSession:
     def __init__(self, backbone: FakeBackbone, pruner, timer: StageTimer) -> None:
         self.backbone, self.timer = backbone, timer
         self.num_kept = pruner.num_kept(TOKENS)
-        self.digest, self.times, self.sink = 0, [], None
+        self.digest, self.times, self.observer = 0, [], None
 
-    def show_to(self, sink) -> None:
-        self.sink = sink
+    def observe_with(self, observer) -> None:
+        self.observer = observer
 
     def push(self, frames: Sequence[np.ndarray], timestamps_s: Sequence[float]) -> list[FrameReport]:
         reports = []
@@ -63,7 +95,7 @@ class FakeSession:
             is_reference = len(self.times) % 2 == 1
             ratio = 1.0 if is_reference else 0.25
             flops = {"vision": 100, "prefill": 10 * self.num_kept}
-            if self.sink is not None:
+            if self.observer is not None:
                 self._show(frame, time_s)
             reports.append(FrameReport(time_s, is_reference, ratio, TOKENS, self.num_kept, self.timer.drain(), flops))
         return reports
@@ -71,9 +103,9 @@ class FakeSession:
     def _show(self, frame: np.ndarray, time_s: float) -> None:
         tower = SimpleNamespace(facts=SimpleNamespace(grid=(3, 3), num_tokens=TOKENS), on_grid=lambda values: values)
         full = VisualTokens.full(torch.zeros(TOKENS, 2), (3, 3), time_s)
-        note = self.sink.note(frame, time_s, FrameTrace(True, [TOKENS]), tower)
+        note = self.observer.encoded(frame, time_s, FrameTrace(True, [TOKENS]), tower)
         if note is not None:
-            self.sink.add(note, full, full.keep(torch.arange(self.num_kept)))
+            self.observer.remembered(note, full, full.keep(torch.arange(self.num_kept)))
 
     def flush(self) -> list[FrameReport]:
         return []
@@ -99,6 +131,6 @@ class FakeSession:
     def _misbehave(self, question: Question) -> None:
         backbone = self.backbone
         if backbone.marker and question.question_id == backbone.kill_at and Path(backbone.marker).exists():
-            os.kill(os.getpid(), backbone.kill_with)
+            os.kill(os.getpid(), signal.Signals[backbone.kill_with])
         if backbone.fail_in and question.question_id.startswith(backbone.fail_in):
             raise RuntimeError("a defect")

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from run_cfg import run_experiment
 
-from stc_lab.predict.run import run_experiment
 from stc_lab.results.records import RECORDS_FILE, answer_view, read_records
 
 MakeCfg = Callable[..., DictConfig]
-POCKET = {"_target_": "stc_lab.backbones.rekv.ReKV", "name": "rekv", "checkpoint": "pocket", "tokens_per_frame": 196,
-          "max_new_tokens": 2}  # fmt: skip
+POCKET = {"_target_": "stc_lab.backbones.llava_onevision.LlavaOnevision", "name": "rekv", "checkpoint": "pocket",
+          "tokens_per_frame": 196, "max_new_tokens": 2}  # fmt: skip
+REKV = {"_target_": "stc_lab.memories.rekv.ReKV", "name": "rekv"}
 STC = {"_target_": "stc_lab.cachers.stc.STCCacher", "name": "stc", "interval": 4, "update_ratio": 0.1}
 
 
 def test_a_run_says_what_its_settings_lose(make_cfg: MakeCfg, tmp_path: Path) -> None:
-    changes = {"backbone": POCKET, "cacher": STC, "pruner__budget": 20, "dataset__limit": 2, "dataset__fps": 1.0}
-    changes |= {"trainer__num_threads": 1}
+    changes = {"backbone": POCKET, "memory": REKV, "cacher": STC, "pruner__budget": 20}
+    changes |= {"dataset__limit": 2, "dataset__fps": 1.0, "trainer__num_threads": 1}
     cfg, plain = (make_cfg(**changes, measure__fidelity=on) for on in (True, False))
     summary, without = run_experiment(cfg, tmp_path / "with"), run_experiment(plain, tmp_path / "without")
     records, others = (read_records(tmp_path / name / RECORDS_FILE) for name in ("with", "without"))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from run_cfg import run_experiment
 
-from stc_lab.predict.run import run_experiment
 from stc_lab.predict.trainer import EXIT_STATUS
 from stc_lab.results.records import RECORDS_FILE, answer_view, read_records
 

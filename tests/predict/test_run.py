@@ -10,8 +10,9 @@ import pytest
 import torch
 from fake_backbone import FakeSession
 from omegaconf import DictConfig
+from run_cfg import run_experiment
 
-from stc_lab.predict.run import RunHadErrors, run_experiment
+from stc_lab.experiment import RunHadErrors
 from stc_lab.results.records import RECORDS_FILE, Record, answer_view, read_records
 
 MakeCfg = Callable[..., DictConfig]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stc_lab.backbones.proactive import Proactive
 from stc_lab.benchmarks.folder import FolderBenchmark
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.predict.recorder import NEVER_TIME, NO_FRAME, Recorder
@@ -45,7 +43,7 @@ class Source:
 
 
 class Session:
-    """Writes down what it is given; reports come when ``window`` frames are there, or at a question."""
+    """Writes down what it is given; reports come when ``window`` frames are there, or at the end."""
 
     def __init__(self, window: int) -> None:
         self.chunks: list[list[float]] = []
@@ -106,7 +104,7 @@ def test_a_question_before_the_first_frame_is_unanswered_and_not_asked() -> None
     assert session.asked == [("q1", 2)]
 
 
-def test_recorded_questions_are_not_asked_but_divide_the_stream_as_before() -> None:
+def test_recorded_questions_are_not_asked_but_cut_chunks_as_before() -> None:
     everything, first, _ = run([1.5, 4.5, 8.5], chunk_size=3)
     missing, second, source = run([1.5, 4.5, 8.5], {"q0", "q2"}, chunk_size=3)
     assert second.chunks == first.chunks[: len(second.chunks)] == [[0.0, 1.0], [2.0], [3.0, 4.0]]
@@ -122,11 +120,13 @@ def test_warm_up_is_marked_and_decoding_is_a_stage() -> None:
     assert records[1].frames["latency_ms"] == {"decode": [2.0] * 3, "vision": [1.0] * 3}
 
 
-def test_frames_that_wait_for_a_window_belong_to_the_question_that_ends_the_wait() -> None:
+def test_a_question_does_not_end_the_wait_for_a_window_but_the_last_one_does() -> None:
     records, _, _ = run([2.0, 5.0], window=4)
-    assert [record.frames["timestamp_s"] for record in records] == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert [record.frames["timestamp_s"] for record in records] == [[], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
     (later,), _, _ = run([2.0, 5.0], {"q0"}, window=4)
-    assert later.frames["timestamp_s"] == [3.0, 4.0, 5.0]
+    assert answer_view(later) == answer_view(records[1])
+    (first,), _, _ = run([2.0, 5.0], {"q1"}, window=4)
+    assert first.frames["timestamp_s"] == [0.0, 1.0, 2.0]  # nothing comes after it that would take them over
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5])
@@ -257,8 +257,10 @@ def test_polls_of_a_recorded_question_are_repeated_for_those_that_share_its_sess
     assert rest[0].num_frames_seen == again.num_frames_seen
 
 
-class Decider(Watcher, Proactive):
+class Decider(Watcher):
     """Decides after every second frame, from ``moment_s`` on that it is time."""
+
+    trigger = "there is one"
 
     def __init__(self, moment_s: float) -> None:
         super().__init__(moment_s)
@@ -282,11 +284,9 @@ class Decider(Watcher, Proactive):
     def unwatch(self, question_id: str) -> None:
         self.watched = [question for question in self.watched if question.question_id != question_id]
 
-    def submit(self, request: Question | Decision) -> Future[Answer]:
-        assert request in self.made
-        future: Future[Answer] = Future()
-        future.set_result(Answer("it is red", "it is red", "fake", ttft_ms=1.0))
-        return future
+    def respond(self, decision: Decision) -> Answer:
+        assert decision in self.made
+        return Answer("it is red", "it is red", "fake", ttft_ms=1.0)
 
 
 def decided_run(

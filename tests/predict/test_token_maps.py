@@ -9,8 +9,8 @@ import pytest
 from fake_backbone import FakeSession
 from omegaconf import DictConfig
 from PIL import Image
+from run_cfg import run_experiment
 
-from stc_lab.predict.run import run_experiment
 from stc_lab.results.records import RECORDS_FILE, answer_view, read_records
 
 MakeCfg = Callable[..., DictConfig]
@@ -22,7 +22,7 @@ def files_of(run_dir: Path) -> dict[str, int]:
 
 
 def test_none_are_made_unless_asked_for(make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeSession, "show_to", lambda self, sink: pytest.fail("a session was watched"))
+    monkeypatch.setattr(FakeSession, "observe_with", lambda self, observer: pytest.fail("a session was watched"))
     run_experiment(make_cfg(), tmp_path / "run")
     assert not (tmp_path / "run" / "token_maps").exists()
 

@@ -22,9 +22,13 @@ def method(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 33, 64, TOKENS], ids="budget{}".format)
+@pytest.fixture
 def pruner(request, method):
-    return make(method, budget=request.param)
+    """With a budget of 33 tokens, or with those that a test names: states and calls do not depend on it."""
+    return make(method, budget=getattr(request, "param", 33))
+
+
+at_every_budget = pytest.mark.parametrize("pruner", [1, 33, 64, TOKENS], ids="budget{}".format, indirect=True)
 
 
 @pytest.fixture
@@ -37,6 +41,7 @@ def num_kept(pruner):
     return TOKENS if isinstance(pruner, NoPruner) else pruner.budget
 
 
+@at_every_budget
 def test_budget_is_exact(pruner, frames):
     """Per frame, or over each window of a method that divides its budget; a short window at the end included."""
     frames = frames[:-1] if pruner.window_frames > 1 else frames
@@ -55,6 +60,7 @@ def test_keep_ratio_is_rounded_down_but_keeps_one(method, make_frames, keep_rati
     assert sum(frame.num_tokens for frame in compress(pruner, frames)) == expected * len(frames)
 
 
+@at_every_budget
 def test_order_and_content_are_kept(pruner, frames):
     """What is dropped leaves the rest as it was, in order; what is merged stands somewhere, and stands for a size."""
     for before, after in zip(frames, compress(pruner, frames), strict=True):
@@ -74,6 +80,7 @@ def test_all_tokens_is_no_pruning(method, make_frames):
         torch.testing.assert_close(after.tokens[after.positions.argsort()], before.tokens)
 
 
+@at_every_budget
 @pytest.mark.parametrize("method", SCORING, indirect=True)
 def test_highest_scores_are_kept(pruner, frames):
     state = pruner.new_state()
@@ -85,6 +92,7 @@ def test_highest_scores_are_kept(pruner, frames):
         assert not dropped.any() or scores[kept].min() >= scores[dropped].max()
 
 
+@at_every_budget
 def test_how_frames_come_in_calls_does_not_matter(pruner, frames):
     """As long as windows are complete, as a session hands them over."""
     assert same(in_calls(pruner, frames, pruner.window_frames), in_calls(pruner, frames, len(frames)))

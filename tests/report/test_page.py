@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import AUTO, missing_baselines, paired_section
+from stc_lab.report.frontier import make_frontier
 from stc_lab.report.page import command_of, render, token_maps
 from stc_lab.results.runs import find_runs
 from stc_lab.results.sweep import read_sweep
@@ -128,3 +130,15 @@ def test_a_sweep_without_times_or_scores_has_a_page(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     sweep = read_sweep(tmp_path)
     assert "imported" in render(sweep, ReportSettings(), paired_section(sweep, AUTO))
+
+
+def test_refused_points_are_listed_apart_in_the_page_and_the_terminal(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "stc", 32)
+    (tmp_path / "not_legal").mkdir()
+    (tmp_path / "not_legal" / "refused.json").write_text(json.dumps({"reason": "memory=rekv: it needs places"}))
+    with (tmp_path / "printed.txt").open("w") as file:
+        sweep = make_frontier(tmp_path, Console(file=file, width=200))
+    assert "refused: not_legal: memory=rekv: it needs places" in (tmp_path / "printed.txt").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Refused</h2>" in page and "<h2>Left out</h2>" not in page and ", 1 refused" in page
+    assert sweep.left_out == {}

@@ -62,3 +62,18 @@ def test_knobs_are_summary_scalars_of_runs() -> None:
     assert set(KNOBS) <= set(knobs)
     assert knobs["knob/pruner_num_tokens"] == 16
     assert not any("." in name for name in knobs)
+
+
+def test_memories_have_colours_of_their_own(tmp_path: Path) -> None:
+    from stc_lab.report.tracking import build_report, memory_colors, spec_of
+    from stc_lab.results.runs import Run
+
+    def run(name: str, memory: str) -> Run:
+        (tmp_path / name / "wandb" / f"offline-run-20260101_000000-{name}").mkdir(parents=True)
+        return Run(name, tmp_path / name, name, {"backbone.name": "rekv", "memory.name": memory}, {})
+
+    runs = [run("a1", "rekv"), run("b2", "recent"), run("c3", "rekv")]
+    colors = memory_colors(runs)
+    assert colors["a1"] == colors["c3"] != colors["b2"]
+    assert memory_colors(runs[::2]) == {}
+    assert colors in find(spec_of(build_report("bytes", "lab", colors=colors)), "customRunColors")

@@ -113,7 +113,7 @@ def test_comparison_uses_the_average_of_the_benchmark_and_says_what_it_left_out(
 def test_unequal_budgets_and_gold_answers_are_pointed_out() -> None:
     records = records_of([True, False] * 8)
     sides = [Side(name, records, {"tokens_per_frame": {"achieved": tokens}}) for name, tokens in (("a", 64), ("b", 49))]
-    assert "not at equal budget: 64.0 and 49.0 tokens per frame" in compare_sides(*sides).remarks
+    assert "not at equal budget: 64.0 and 49.0 visual tokens per frame" in compare_sides(*sides).remarks
     other = [replace(record, answer="B") for record in records]
     remarks = compare_sides(Side("a", records, {}), Side("b", other, {})).remarks
     assert any("16 shared questions have different gold answers" in remark for remark in remarks)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+
+from stc_lab.config import RunSettings
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -20,9 +21,9 @@ def stc_lab(command_line: Callable[[Callable], Callable[..., int]]) -> Callable[
     ``stc_lab.runs`` lists the settings of the runs, ``stc_lab.result`` makes a summary from settings.
     """
 
-    def run_experiment(cfg: DictConfig, run_dir: Path) -> dict:
-        command.runs.append(cfg)
-        return command.result(cfg)
+    def run_experiment(settings: RunSettings, run_dir: Path) -> dict:
+        command.runs.append(settings.cfg)
+        return command.result(settings.cfg)
 
     command = command_line(run_experiment)
     command.runs, command.result = [], lambda cfg: {"accuracy": 0.5, "frame_ms": {"mean": 1.0}}

@@ -39,7 +39,7 @@ class Encoded:
     """Features of the frames of one call, with one trace per frame.
 
     ``features`` [F, T, C] owns its memory: no later call writes to it. ``sizes`` is ``None`` where the features lie
-    on the tower's full grid, so that the backbone pools them as ever; otherwise [F, N]: the method has merged each
+    on the tower's full grid, so that the model pools them; otherwise [F, N]: the method has merged each
     frame to N patches, in reading order, each standing for that many, and no pooling follows.
     """
 
@@ -104,6 +104,11 @@ class Cacher(ABC):
 def share(num_tokens: int, ratio: float) -> int:
     """``floor(ratio * num_tokens)``, undisturbed by binary fractions (0.29 of 100 is 29)."""
     return floor(num_tokens * ratio + 1e-9)
+
+
+def precise(x: Tensor) -> Tensor:
+    """``x`` in float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dense_trace(tower: VisionTower, num_tokens: int, batch_size: int) -> FrameTrace:

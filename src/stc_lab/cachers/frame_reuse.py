@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
-from stc_lab.cachers.selective import length, likeness, precise
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace, precise
+from stc_lab.cachers.selective import length, likeness
 from stc_lab.vision.tower import TowerFacts, VisionTower
 
 
@@ -52,6 +52,7 @@ class FrameReuseCacher(Cacher):
     def run(self, tower: VisionTower, x: Tensor, state: FrameReuseState) -> Encoded:
         num_tokens, features, traces = x.shape[1], [], []
         for frame in x:
+            # Like the frame computed last, and that one not too old: its features as a whole.
             similarity = self._similarity(frame, state)
             if similarity is not None and float(similarity[0]) > self.threshold and state.age != self.max_age:
                 state.age += 1

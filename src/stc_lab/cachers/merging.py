@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stc_lab.cachers.base import precise
+
 Trend = Literal["constant", "decreasing", "increasing"]
 TRENDS: tuple[str, ...] = get_args(Trend)
 SLOPES = {"constant": 0, "decreasing": -1, "increasing": 1}
@@ -40,19 +42,33 @@ class Merge:
     def follow(self, groups: Tensor) -> Tensor:
         """``groups`` [F, T0] of original tokens, as positions before this step, to positions after it."""
         num_kept, num_tokens = self.kept.shape[1], self.kept.shape[1] + self.merged.shape[1]
+        # Where each even position ends: among the kept ones, or behind them in the odd one it goes into.
         places = torch.empty(len(groups), num_tokens, dtype=torch.long, device=groups.device)
         stays = torch.arange(num_kept, device=groups.device).expand_as(self.kept)
         places.scatter_(1, torch.div(self.kept, 2, rounding_mode="floor"), stays)
         places.scatter_(1, torch.div(self.merged, 2, rounding_mode="floor"), self.targets + num_kept)
+        # Odd positions all stay, behind the kept even ones.
         half = torch.div(groups, 2, rounding_mode="floor")
         return torch.where(groups % 2 == 0, places.gather(1, half.clamp_max(num_tokens - 1)), half + num_kept)
 
     def _sum(self, x: Tensor) -> Tensor:
         """Sums over what becomes one: [F, T, C] to [F, T - r, C]."""
         width = x.shape[-1]
-        kept = x.gather(1, _wide(self.kept, width))
-        odd = x[:, 1::2].scatter_add(1, _wide(self.targets, width), x.gather(1, _wide(self.merged, width)))
-        return torch.cat([kept, odd], 1)
+        kept, merged = (x.gather(1, _wide(places, width)) for places in (self.kept, self.merged))
+        # A GPU adds by index in any order, and later layers merge by ranks of such sums.
+        add = add_by_product if x.is_cuda else add_by_index
+        return torch.cat([kept, add(x[:, 1::2], self.targets, merged)], 1)
+
+
+def add_by_index(x: Tensor, targets: Tensor, added: Tensor) -> Tensor:
+    """``x`` [F, K, C] with each row of ``added`` [F, r, C] added to the row that ``targets`` [F, r] names."""
+    return x.scatter_add(1, _wide(targets, x.shape[-1]), added)
+
+
+def add_by_product(x: Tensor, targets: Tensor, added: Tensor) -> Tensor:
+    """``add_by_index`` as a product, whose order of addition is the same in every run."""
+    rows = torch.arange(x.shape[1], device=x.device)
+    return x + (targets[:, None, :] == rows[:, None]).to(x) @ added
 
 
 def match(metric: Tensor, num_merged: int, has_class_token: bool) -> Merge:
@@ -141,7 +157,7 @@ def merge_tokens(tokens: Tensor, target: int, num_heads: int) -> Tensor:
     """
     if tokens.shape[1] < target:
         raise ValueError(f"{tokens.shape[1]} tokens cannot be merged to {target}")
-    merged = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    merged = precise(tokens)
     sizes = torch.ones_like(merged[..., 0])
     for num_merged in _rounds(tokens.shape[1], target):
         merged, sizes = match(_metric(merged, num_heads), num_merged, has_class_token=False).apply(merged, sizes)
@@ -174,5 +190,4 @@ def _rounds(num_tokens: int, target: int) -> Iterator[int]:
 
 def _metric(tokens: Tensor, num_heads: int) -> Tensor:
     """What tokens [B, T, C] are compared by: the mean over the heads, at least float32."""
-    precise = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    return precise.unflatten(-1, (num_heads, -1)).mean(dim=-2)
+    return precise(tokens).unflatten(-1, (num_heads, -1)).mean(dim=-2)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from stc_lab.cachers.base import precise
 from stc_lab.vision.tower import Block
 
 Feature = Literal["key", "value", "hidden"]
@@ -40,11 +41,6 @@ def likeness(metric: Metric, current: Tensor, reference: Tensor, reference_lengt
 def length(x: Tensor) -> Tensor:
     """Euclidean length of each token of ``x`` [..., C], never zero."""
     return torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8)
-
-
-def precise(x: Tensor) -> Tensor:
-    """``x`` in float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ class _SelectiveLayer:
     def reuse_both(self) -> Tensor:
         """Attention and MLP for the selected tokens only."""
         block, rows = self.block, self.selection.rows
-        # Every token as if it were reused; then the selected ones anew, written over it.
+        # Every token as if it were reused; then the selected ones, computed and written over it.
         output = self.x + self.reference.update
         if not self.selection.is_empty:
             after = _flat(self.x).index_select(0, rows) + self._attention_of_selected()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace, share
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace, precise, share
 from stc_lab.cachers.selective import (
     FEATURES,
     METRICS,
@@ -25,7 +25,6 @@ from stc_lab.cachers.selective import (
     Selection,
     length,
     likeness,
-    precise,
     run_reference,
     run_selective,
 )
@@ -35,7 +34,8 @@ DEFAULT_THRESHOLD = 0.85
 CHOICES = {"feature": FEATURES, "metric": METRICS, "reuse": REUSES}
 SHARES = ("update_ratio", "threshold", "max_update_ratio", "refresh_share", "refresh_threshold")
 
-Piece = tuple[Tensor, list[FrameTrace]]
+EncodedPart = tuple[Tensor, list[FrameTrace]]
+"""What leaves the last block for some frames of a call, and their traces."""
 
 
 @dataclass
@@ -148,9 +148,9 @@ class STCCacher(Cacher):
             kept = tuple(state.references[0].update.shape)
             raise ValueError(f"frames of {tuple(x.shape[1:])} (tokens, width) after {kept}: start a new stream")
 
-    def _run_chunk(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
+    def _run_chunk(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> EncodedPart:
         """Frames ``x`` [F, T, C] that belong to one chunk."""
-        # Section 3: the reference comes anew every ``interval`` chunks.
+        # Section 3: a new reference every ``interval`` chunks.
         chunk = state.num_frames // self.chunk_size
         is_reference = chunk == 0 if self.interval is None else chunk % self.interval == 0
         state.num_frames += len(x)
@@ -158,7 +158,7 @@ class STCCacher(Cacher):
             return self._full(tower, x, state)
         return self._selective(tower, x, state) if self.refresh_share is None else self._watchful(tower, x, state)
 
-    def _full(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
+    def _full(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> EncodedPart:
         """All tokens of frames ``x`` [F, T, C], the last of which becomes the reference."""
         traces = [dense_trace(tower, x.shape[1], len(x)) for _ in x]
         state.references, rule = [], self._rule(tower)
@@ -168,7 +168,7 @@ class STCCacher(Cacher):
             state.references.append(reference)
         return x, traces
 
-    def _selective(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
+    def _selective(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> EncodedPart:
         """The tokens of frames ``x`` [F, T, C] that changed since the reference, layer by layer."""
         traces = [FrameTrace(False, [], [], [], batch_size=len(x)) for _ in x]
         rule, shared = self._rule(tower), None
@@ -182,7 +182,7 @@ class STCCacher(Cacher):
                 traces[frame].similarity.append(None if similarity is None else similarity[frame])
         return x, traces
 
-    def _watchful(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> Piece:
+    def _watchful(self, tower: VisionTower, x: Tensor, state: STCCacherState) -> EncodedPart:
         """Frames ``x`` [F, T, C], each of which may turn out to be a scene cut and the reference of what follows."""
         pieces, traces = [], []
         while len(x):

@@ -176,6 +176,7 @@ def _gather(x: Tensor, indices: Tensor) -> Tensor:
 def _in_reading_order(tokens: _Tokens, traces: list[FrameTrace]) -> Encoded:
     """Merged tokens by the first original token in each."""
     groups, num_left = tokens.groups[-1], tokens.x.shape[1]
+    # The first original place in each merged token; their order; and each token's number in that order.
     places = torch.arange(groups.shape[1], device=groups.device).expand_as(groups)
     first = groups.new_full((len(groups), num_left), groups.shape[1]).scatter_reduce(1, groups, places, "amin")
     order = first.argsort(dim=1)

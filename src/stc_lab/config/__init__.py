@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 
 from stc_lab.config import resolvers
-from stc_lab.config.build import build, canonical, resolved_accelerator
+from stc_lab.config.build import RunSettings, build, canonical, resolved_accelerator
 from stc_lab.config.environment import environment
 from stc_lab.config.help import print_config, resolved, save_config
 from stc_lab.config.resolvers import conf_dir
@@ -17,6 +17,7 @@ resolvers.register()
 
 __all__ = [
     "Config",
+    "RunSettings",
     "build",
     "canonical",
     "conf_dir",

@@ -1,19 +1,20 @@
-"""From a configuration node to an object, to what is wrong with its settings, and to what of them matters.
+"""From a configuration to frozen objects, to what is wrong with a setting, and to what can change an answer.
 
 The only place that calls ``hydra.utils.instantiate``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -21,11 +22,36 @@ from omegaconf import DictConfig, OmegaConf
 
 from stc_lab import __version__
 
+if TYPE_CHECKING:  # they import torch, which ``--help`` does not wait for
+    from stc_lab.backbones.base import Backbone
+    from stc_lab.benchmarks.base import Benchmark
+    from stc_lab.cachers.base import Cacher
+    from stc_lab.memories.base import Memory
+    from stc_lab.pruners.base import Pruner
+
 LABELS = ("name", "fps")
 """Keys that tell the reader or the predict loop something; passed on only to targets that take them."""
 PATH_KEYS = ("checkpoint", "videos", "questions", "root", "subtitle_files")
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 ANYTHING = object()
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A configuration with the frozen objects that it describes: built once, by ``validate``, and handed on."""
+
+    cfg: DictConfig
+    backbone: Backbone
+    memory: Memory
+    cacher: Cacher
+    pruner: Pruner
+    benchmark: Benchmark
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> RunSettings:
+        """Build all five, without the checks of ``validate``."""
+        parts = {group: build(cfg[group]) for group in ("backbone", "memory", "cacher", "pruner")}
+        return cls(cfg, benchmark=build(cfg.dataset), **parts)
 
 
 def settings_of(node: DictConfig | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -69,14 +95,14 @@ def build(node: DictConfig | Mapping[str, Any] | None, **extra: Any) -> Any:
 
 def check_arguments(group: str, settings: Mapping[str, Any], target: Any) -> None:
     """Raise ``ValueError`` for a setting that ``target`` does not take, or of the wrong type."""
-    parameters = inspect.signature(target).parameters
+    parameters, hints = inspect.signature(target).parameters, type_hints(target)
     free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in arguments_of(settings, target).items():
         if key not in parameters and not free:
             raise ValueError(unknown_key(f"{group}.{key}", value, key, [k for k in settings if k in parameters]))
         if value == "???":
             raise ValueError(f"{group}.{key} is required: give {group}.{key}=...")
-        hint = annotation(target, parameters[key]) if key in parameters else ANYTHING
+        hint = hints.get(key, ANYTHING)
         if not fits(value, hint):
             raise ValueError(f"{group}.{key}={value!r}: must be {describe(hint)}")
 
@@ -88,19 +114,19 @@ def unknown_key(full_key: str, value: Any, key: str, choices: Collection[str]) -
     return f"{full_key}={value!r}: no such setting; {hint}valid settings are {', '.join(sorted(choices))}"
 
 
-def annotation(target: Any, parameter: inspect.Parameter) -> Any:
-    """Type of a parameter; ``ANYTHING`` where it has none or names something only type checkers import."""
-    hint = parameter.annotation
-    if hint is parameter.empty:
-        return ANYTHING
-    if not isinstance(hint, str):
-        return hint
-    for owner in getattr(target, "__mro__", (target,)):
-        try:
-            return eval(hint, vars(sys.modules[owner.__module__]))
-        except NameError:
-            continue
-    return ANYTHING
+def type_hints(target: Any) -> dict[str, Any]:
+    """Types of what a dataclass, another class or a function takes, by name.
+
+    None of them where a type is known to type checkers only; what a function returns does not matter.
+    """
+    try:
+        if dataclasses.is_dataclass(target):
+            return typing.get_type_hints(target)
+        function = target.__init__ if inspect.isclass(target) else target
+        hints = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=hints), function.__globals__)
+    except (NameError, AttributeError):
+        return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -133,25 +159,27 @@ def describe(hint: Any) -> str:
     return NAMES.get(hint, "a path" if hint is Path else str(hint))
 
 
-def canonical(cfg: DictConfig) -> dict[str, Any]:
+def canonical(settings: RunSettings) -> dict[str, Any]:
     """Nested plain dictionary of everything that can change an answer, and of nothing else.
 
     Left out are settings that the chosen method ignores (the budget of ``pruner=none``, the update ratio of a
     cacher that selects by threshold), and where, how fast and with how much output the run takes place. Two ways
-    to say the same thing (``budget=58``, ``keep_ratio=0.3``) become one. A method with other rules has a method
+    to say the same thing (``budget=58``, ``keep_ratio=0.3``) become one. An object with other rules has a method
     ``answer_settings() -> dict``. Paths are absolute, so that the working directory does not matter.
     """
+    cfg = settings.cfg
+    cache_dir = Path(cfg.paths.cache_dir).expanduser()
     return {
         "version": __version__,
         "seed": cfg.seed,
         "precision": cfg.trainer.precision,
         "accelerator": resolved_accelerator(cfg.trainer.accelerator),
         "video": {"reader": cfg.video.reader},
-        "backbone": _settings(cfg.backbone, cfg),
-        "memory": _method_settings(cfg.memory, cfg),
-        "cacher": _cacher_settings(cfg),
-        "pruner": _pruner_settings(cfg),
-        "dataset": _settings(cfg.dataset, cfg),
+        "backbone": _answer_settings(settings.backbone, cache_dir),
+        "memory": _answer_settings(settings.memory, cache_dir),
+        "cacher": _cacher_settings(_answer_settings(settings.cacher, cache_dir)),
+        "pruner": _pruner_settings(_answer_settings(settings.pruner, cache_dir), settings),
+        "dataset": _answer_settings(settings.benchmark, cache_dir),
     }
 
 
@@ -168,44 +196,34 @@ def resolved_accelerator(accelerator: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _settings(node: DictConfig, cfg: DictConfig) -> dict[str, Any]:
-    settings = {key: value for key, value in settings_of(node).items() if key != "_target_"}
-    for key in PATH_KEYS:
-        if isinstance(settings.get(key), str):
-            settings[key] = _stable_path(settings[key], Path(cfg.paths.cache_dir).expanduser())
-    return settings
+def _answer_settings(part: Any, cache_dir: Path) -> dict[str, Any]:
+    if hasattr(part, "answer_settings"):
+        return {"name": part.name, **part.answer_settings()}
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    paths = {key: _stable_path(values[key], cache_dir) for key in PATH_KEYS if isinstance(values.get(key), str | Path)}
+    return values | paths
 
 
-def _stable_path(value: str, cache_dir: Path) -> str:
+def _stable_path(value: str | Path, cache_dir: Path) -> str:
     """An existing or cached path in absolute form; hub ids and names of built-in checkpoints as they are."""
     path = Path(value).expanduser()
     if path.is_relative_to(cache_dir):
         return f"<cache>/{path.relative_to(cache_dir).as_posix()}"
-    return str(path.resolve()) if path.exists() else value
+    return str(path.resolve()) if path.exists() else str(value)
 
 
-def _cacher_settings(cfg: DictConfig) -> dict[str, Any]:
-    settings = _method_settings(cfg.cacher, cfg)
-    if "threshold" in settings and "update_ratio" in settings:
-        by_ratio = settings["threshold"] is None
-        for key in ("threshold", "max_update_ratio") if by_ratio else ("update_ratio",):
-            settings.pop(key, None)
-    return settings
+def _cacher_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the way of selection that is not taken."""
+    if "threshold" not in values or "update_ratio" not in values:
+        return values
+    unused = ("threshold", "max_update_ratio") if values["threshold"] is None else ("update_ratio",)
+    return {key: value for key, value in values.items() if key not in unused}
 
 
-def _pruner_settings(cfg: DictConfig) -> dict[str, Any]:
-    settings = _method_settings(cfg.pruner, cfg)
-    if "budget" in settings or "keep_ratio" in settings:
-        tokens_per_frame = cfg.backbone.tokens_per_frame
-        if tokens_per_frame is None:  # it depends on the video, and a ratio and a number are not the same
-            return settings
-        settings = {key: value for key, value in settings.items() if key not in ("budget", "keep_ratio")}
-        settings["num_tokens"] = build(cfg.pruner).num_kept(tokens_per_frame)
-    return settings
-
-
-def _method_settings(node: DictConfig, cfg: DictConfig) -> dict[str, Any]:
-    method = build(node)
-    if hasattr(method, "answer_settings"):
-        return {"name": node.get("name"), **method.answer_settings()}
-    return _settings(node, cfg)
+def _pruner_settings(values: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
+    """With the number of tokens in place of the two ways to ask for it."""
+    tokens_per_frame = getattr(settings.backbone, "tokens_per_frame", None)
+    if tokens_per_frame is None or not values.keys() & {"budget", "keep_ratio"}:
+        return values  # where it depends on the video, a ratio and a number are not the same
+    values = {key: value for key, value in values.items() if key not in ("budget", "keep_ratio")}
+    return values | {"num_tokens": settings.pruner.num_kept(tokens_per_frame)}

@@ -1,7 +1,8 @@
 """What a user reads when something goes wrong: one clear line, the traceback in ``error.json``, an exit status.
 
 A failed point of a multirun must not stop the others, so its error becomes a file; when all points are done
-:class:`ReportFailures` names them and ends the process with status 1.
+:class:`ReportFailures` names them and ends the process with status 1. Choices that make no sense together are refused:
+in a multirun, where a grid of choices has such points by nature, that is no failure.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-ERROR_FILE = "error.json"
+from stc_lab.config.resolvers import conf_dir
+from stc_lab.results.records import ERROR_FILE, REFUSED_FILE
+
 LIBRARIES = ("lightning", "pytorch_lightning", "transformers", "huggingface_hub", "httpx", "wandb", "torch", "fsspec")
+
+
+class RefusedPair(ValueError):
+    """Choices that are valid by themselves and make no sense together."""
 
 
 def wants_traceback() -> bool:
@@ -47,18 +55,30 @@ def record_failure(error: Exception, run_dir: Path) -> None:
         print(f"error: {one_line(error)}{hint}", file=sys.stderr, flush=True)
 
 
+def record_refusal(error: RefusedPair, run_dir: Path) -> None:
+    """Print why a point of a multirun does not run, and save it in the run folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / REFUSED_FILE).write_text(json.dumps({"reason": str(error)}, indent=2), encoding="utf-8")
+    print(f"refused: {error}", file=sys.stderr, flush=True)
+
+
 def clear_failure(run_dir: Path) -> None:
-    """Forget the error of an earlier attempt in the same folder."""
-    (run_dir / ERROR_FILE).unlink(missing_ok=True)
+    """Forget the error or the refusal of an earlier attempt in the same folder."""
+    for name in (ERROR_FILE, REFUSED_FILE):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 class ReportFailures(Callback):
-    """Hydra callback: exit with status 1 after a multirun with failed runs."""
+    """Hydra callback: after a multirun, name the refused and the failed runs; exit with status 1 for failed ones."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called once, after the callbacks that gather the results."""
         sweep_dir = Path(config.hydra.sweep.dir)
-        failed = sorted(file.parent.name for file in sweep_dir.glob(f"*/{ERROR_FILE}"))
+        refused, failed = (
+            sorted(file.parent.name for file in sweep_dir.glob(f"*/{name}")) for name in (REFUSED_FILE, ERROR_FILE)
+        )
+        if refused:
+            print(f"{len(refused)} of the runs in {sweep_dir} were refused: {'; '.join(refused)}", file=sys.stderr)
         if failed:
             print(f"error: {len(failed)} of the runs in {sweep_dir} failed: {'; '.join(failed)}", file=sys.stderr)
             sys.exit(1)
@@ -68,10 +88,36 @@ def suggest(error: BaseException | None) -> None:
     """Name the valid settings when the error behind an exit is a setting that does not exist."""
     while error is not None:
         if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(error.parent_node, DictConfig):
-            where, _, key = str(error.full_key).rpartition(".")
-            print(valid_settings(where, key, error.parent_node), file=sys.stderr)
+            print(_suggestion(str(error.full_key), error.parent_node), file=sys.stderr)
             return
         error = error.__cause__
+
+
+def _suggestion(full_key: str, parent: DictConfig) -> str:
+    where, _, key = full_key.rpartition(".")
+    if where == "backbone":
+        typed = [word.partition("=")[2] for word in sys.argv if word.partition("=")[0].lstrip("+~") == full_key]
+        memory = OmegaConf.select(parent._get_root(), "memory", default={})
+        advice = moved_setting(key, typed[-1] if typed else "VALUE", parent.get("name"), memory)
+        if advice:
+            return advice
+    return valid_settings(where, key, parent)
+
+
+def moved_setting(key: str, value: Any, backbone: str | None, memory: Mapping[str, Any]) -> str | None:
+    """Advice for a setting of the backbone that is one of the memory now; ``None`` where no memory has it.
+
+    ``memory``: settings of the chosen one; a preset's own memory is the one of the same name.
+    """
+    written, folder = f"backbone.{key}={value}", conf_dir() / "memory"
+    if key in memory:
+        return f"{written}: this setting moved; write memory.{key}={value}"
+    own = folder / f"{backbone}.yaml"
+    if own.is_file() and key in OmegaConf.load(own):
+        return f"{written}: this setting moved; write memory={backbone} memory.{key}={value}"
+    if (folder / f"{value}.yaml").is_file():
+        return f"{written}: this setting moved; write memory={value}"
+    return None
 
 
 def valid_settings(where: str, key: str, parent: DictConfig) -> str:

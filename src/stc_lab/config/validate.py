@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stc_lab.config.build import build, check_arguments, settings_of, target_of, unknown_key
+from stc_lab.config.build import RunSettings, build, check_arguments, settings_of, target_of, unknown_key
+from stc_lab.config.errors import RefusedPair, moved_setting
 from stc_lab.config.schema import PLUGIN_GROUPS, Config
 
 
-def validate(cfg: DictConfig, with_files: bool = True) -> None:
-    """Raise ``ValueError`` naming the field, its value and what is valid instead.
+def validate(cfg: DictConfig, with_files: bool = True) -> RunSettings:
+    """Build what ``cfg`` describes, once, and check it. Nothing here loads weights, opens a video or imports Lightning.
 
-    Cheap checks come first; nothing here loads weights, opens a video or imports the training stack. ``with_files``:
-    also look whether the files and folders of the dataset are there.
+    Raises ``ValueError`` naming the field, its value and what is valid instead; :class:`RefusedPair` where choices that
+    are valid by themselves make no sense together. ``with_files``: also look whether the files and folders of the
+    dataset are there.
     """
+    # 1. The typed settings, which need no imports.
     _check_schema(Config, cfg, "")
     _check_objective(cfg.objective)
-    _check_prompt(cfg)
-    _check_decided_by(cfg)
-    for group in PLUGIN_GROUPS:
-        _check_plugin(group, cfg[group], with_files)
-        if group == "pruner":
-            _check_budget(cfg)
-    _check_combination(cfg)
-    _check_fidelity(cfg)
+    # 2. Each choice by itself. The logger is not built: it would begin to log.
+    built = {group: _checked(group, cfg) for group in PLUGIN_GROUPS}
+    settings = RunSettings(cfg, benchmark=built["dataset"], **{group: built[group] for group in PARTS})
+    # 3. Whether the choices fit one another.
+    with _refusing("backbone"):
+        _check_prompts(settings)
+        settings.backbone.check(settings.cacher, settings.pruner, settings.memory)
+        _check_fidelity(settings)
+    # 4. What is on this machine.
     _check_accelerator(cfg.trainer.accelerator)
+    if with_files and hasattr(settings.benchmark, "check_files"):
+        try:
+            settings.benchmark.check_files()
+        except ValueError as error:
+            raise ValueError(_named("dataset", error)) from error
+    return settings
+
+
+PARTS = ("backbone", "memory", "cacher", "pruner")
+
+
+@contextmanager
+def _refusing(group: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedPair(_named(group, error)) from error
 
 
 def _check_schema(schema: type, node: Any, prefix: str) -> None:
@@ -64,66 +87,68 @@ def _check_objective(objective: Any) -> None:
         raise ValueError(f"objective={objective}: must be a key of summary.json, or a list of keys")
 
 
-def _check_prompt(cfg: DictConfig) -> None:
-    if cfg.dataset is None or cfg.dataset.get("prompt") != "bare":
-        return
-    if "bare_prompts" not in build(cfg.backbone).facts().offers:
-        raise ValueError(
-            f"dataset.prompt=bare: backbone={cfg.backbone.name} cannot be asked without its chat template; use official"
-        )
+def _checked(group: str, cfg: DictConfig) -> Any:
+    """What a group describes, or ``None`` for the logger.
 
-
-def _check_decided_by(cfg: DictConfig) -> None:
-    """Where the model must find the moment, it must be able to."""
-    if cfg.dataset is None or cfg.dataset.get("decided_by") != "model":
-        return
-    if not getattr(target_of(settings_of(cfg.backbone)), "decides_by_itself", False):
-        raise ValueError(
-            f"dataset.decided_by=model: backbone={cfg.backbone.name} does not decide by itself when to respond; use "
-            "backbone=dispider, or dataset.decided_by=polls"
-        )
-    if cfg.measure.fidelity:
-        raise ValueError("dataset.decided_by=model: measure.fidelity=true compares answers to polls; use polls")
-
-
-def _check_plugin(group: str, node: DictConfig | None, with_files: bool) -> None:
-    """Unknown keys and wrong types by the signature; values by the target itself where making it is cheap."""
+    Unknown keys and wrong types are found by the signature, values by the class itself.
+    """
+    node = cfg[group]
     try:
         settings = settings_of(node)
     except OmegaConfBaseException as error:
         raise ValueError(f"{group}: {str(error).splitlines()[0]}") from error
     target = target_of(settings)
     if target is None:
-        return
+        return None
+    if group == "backbone":
+        _check_moved(settings, target, cfg.memory)
     check_arguments(group, settings, target)
+    if group == "logger":
+        return None
     try:
-        if dataclasses.is_dataclass(target):
-            made = build(node)
-            if group == "backbone":
-                made.facts()
-            elif with_files and hasattr(made, "check_files"):
-                made.check_files()
+        made = build(node)
+        if group == "backbone":
+            made.facts()
     except ValueError as error:
         raise ValueError(_named(group, error)) from error
+    return made
 
 
-def _check_combination(cfg: DictConfig) -> None:
-    """What a backbone has to say about the methods and the memory that are to run on it."""
-    try:
-        build(cfg.backbone).check(build(cfg.cacher), build(cfg.pruner), build(cfg.memory))
-    except ValueError as error:
-        raise ValueError(_named("backbone", error)) from error
+def _check_moved(settings: dict[str, Any], target: Any, memory: DictConfig) -> None:
+    """Settings that were the backbone's before the memory had a group of its own."""
+    known = {"_target_", *(field.name for field in dataclasses.fields(target))}
+    for key in settings.keys() - known:
+        if advice := moved_setting(key, settings[key], settings.get("name"), memory):
+            raise ValueError(advice)
 
 
-def _check_fidelity(cfg: DictConfig) -> None:
+def _check_prompts(settings: RunSettings) -> None:
+    """What the dataset wants of the model: to be asked without a chat template, to find the moment by itself."""
+    backbone, benchmark = settings.backbone, settings.benchmark
+    if getattr(benchmark, "prompt", None) == "bare" and "bare_prompts" not in backbone.facts().offers:
+        raise ValueError(
+            f"dataset.prompt=bare: backbone={backbone.name} cannot be asked without its chat template; use official"
+        )
+    if getattr(benchmark, "decided_by", None) != "model":
+        return
+    if not backbone.decides_by_itself:
+        raise ValueError(
+            f"dataset.decided_by=model: backbone={backbone.name} does not decide by itself when to respond; use "
+            "backbone=dispider, or dataset.decided_by=polls"
+        )
+    if settings.cfg.measure.fidelity:
+        raise ValueError("dataset.decided_by=model: measure.fidelity=true compares answers to polls; use polls")
+
+
+def _check_fidelity(settings: RunSettings) -> None:
     """Where fidelity is measured, the uncompressed session beside the run must be possible too."""
-    if not cfg.measure.fidelity:
+    if not settings.cfg.measure.fidelity:
         return
     from stc_lab.cachers.none import NoCacher
     from stc_lab.pruners.none import NoPruner
 
     try:
-        build(cfg.backbone).check(NoCacher(), NoPruner(), build(cfg.memory))
+        settings.backbone.check(NoCacher(), NoPruner(), settings.memory)
     except ValueError as error:
         raise ValueError(
             f"measure.fidelity=true: the uncompressed session to compare with does not fit these settings: {error}"
@@ -131,8 +156,12 @@ def _check_fidelity(cfg: DictConfig) -> None:
 
 
 def _named(group: str, error: ValueError) -> str:
+    """The message; one that begins with no setting gets the name of the group in front."""
     message = str(error)
-    return message if message.startswith(tuple(f"{known}." for known in PLUGIN_GROUPS)) else f"{group}: {message}"
+    return message if message.startswith(NAMED) else f"{group}: {message}"
+
+
+NAMED = tuple(f"{group}{mark}" for group in (*PLUGIN_GROUPS, "measure") for mark in ".=")
 
 
 def _check_accelerator(accelerator: str) -> None:
@@ -145,12 +174,3 @@ def _check_accelerator(accelerator: str) -> None:
     if not available:
         device = "Apple GPU" if is_mps else "CUDA device"
         raise ValueError(f"trainer.accelerator={accelerator}: no {device} on this machine; use cpu or auto")
-
-
-def _check_budget(cfg: DictConfig) -> None:
-    tokens_per_frame = cfg.backbone.get("tokens_per_frame")
-    if isinstance(tokens_per_frame, int):
-        try:
-            build(cfg.pruner).check(tokens_per_frame)
-        except ValueError as error:
-            raise ValueError(_named("pruner", error)) from error

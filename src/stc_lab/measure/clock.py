@@ -53,11 +53,13 @@ def replay(frames: Sequence[FrameJob], questions: Sequence[QuestionJob]) -> list
     jobs = sorted([*frames, *questions], key=lambda job: (_arrival_s(job), isinstance(job, QuestionJob)))
     free_s, unfinished, responses = float("-inf"), deque(), []
     for job in jobs:
+        # One worker: a job begins when it is there and when the one before it is done.
         start_s = max(free_s, _arrival_s(job))
         free_s = start_s + job.work_s
         if isinstance(job, FrameJob):
             unfinished.append((free_s, job.num_frames))
             continue
+        # What had arrived when the question was put, and was not done then, is its backlog.
         while unfinished and unfinished[0][0] <= job.time_s:
             unfinished.popleft()
         wait_s = start_s - job.time_s

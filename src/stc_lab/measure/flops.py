@@ -73,6 +73,7 @@ def decoder_flops(
     hidden, n = text_config.hidden_size, num_new_tokens
     head_dim = getattr(text_config, "head_dim", None) or hidden // text_config.num_attention_heads
     width, kv_width = text_config.num_attention_heads * head_dim, text_config.num_key_value_heads * head_dim
+    # Per layer: projections, MLP, and attention over the pairs a causal mask leaves.
     projections = 4 * n * hidden * (width + kv_width)
     mlp = 6 * n * hidden * text_config.intermediate_size
     pairs = n * num_context_tokens + n * (n + 1) // 2

@@ -1,8 +1,8 @@
 """Times of the stages of one frame or one question, and the peak memory of a run.
 
 On a CPU a stage is the wall time between entry and exit. On CUDA it is the time between two events in the
-current stream, so that nothing waits inside a stage; ``StageTimer.drain`` synchronises once and reads them
-all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile. On Apple
+current stream, so that nothing waits inside a stage; ``StageTimer.drain`` waits for the last of them and
+reads them all. Host work inside a CUDA stage counts as soon as the device has nothing else to do meanwhile. On Apple
 GPUs the device is synchronised at both ends of a stage.
 """
 
@@ -55,14 +55,13 @@ class StageTimer:
                 self._open, self._started = outer, self._tick()
 
     def drain(self) -> dict[str, float]:
-        """Milliseconds per stage since the last drain, in order of first use; waits for the device once."""
+        """Milliseconds per stage since the last drain, in order of first use; waits until the last stage is through."""
         times = self._host_ms
         self._host_ms = {}
-        if self._events:
-            torch.cuda.synchronize(self.device)
-            for name, start, end in self._events:
-                times[name] = times.get(name, 0.0) + start.elapsed_time(end)
-            self._events = []
+        for name, start, end in self._events:
+            end.synchronize()  # of its own stream alone: what runs beside this stream is not waited for
+            times[name] = times.get(name, 0.0) + start.elapsed_time(end)
+        self._events = []
         return times
 
     def add(self, times_ms: Mapping[str, float]) -> None:
@@ -71,12 +70,12 @@ class StageTimer:
             self._host_ms[name] = self._host_ms.get(name, 0.0) + ms
 
     def mark(self) -> float:
-        """A point in time for ``elapsed_ms``, once the device has finished what was queued before."""
+        """A point in time for ``elapsed_ms``, once what was queued before in the current stream is done."""
         self._synchronize()
         return time.perf_counter()
 
     def elapsed_ms(self, mark: float) -> float:
-        """Wall milliseconds since ``mark``, once the device has finished: time to first token and the like."""
+        """Wall milliseconds since ``mark``, once the current stream is done: time to first token and the like."""
         self._synchronize()
         return (time.perf_counter() - mark) * 1e3
 
@@ -97,7 +96,7 @@ class StageTimer:
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.current_stream(self.device).synchronize()
         elif self.device.type == "mps":
             torch.mps.synchronize()
 

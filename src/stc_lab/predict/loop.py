@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset
 
-from stc_lab.benchmarks.base import Benchmark
+from stc_lab.backbones.base import VideoModel
 from stc_lab.cachers.none import NoCacher
-from stc_lab.config import build
+from stc_lab.config import RunSettings
 from stc_lab.measure import StageTimer, reset_peak_memory
 from stc_lab.predict.fidelity import FidelitySession
 from stc_lab.predict.recorder import Recorder, failure_reason
@@ -97,9 +96,9 @@ def _only(batch: list[StreamTask]) -> StreamTask:
 
 
 class StreamPredictor(LightningModule):
-    """Runs streams through sessions of one backbone.
+    """Runs streams through sessions of one model.
 
-    The backbone is built in the process that uses it, unless a loaded one is given. A broken video costs the
+    The model is loaded in the process that uses it, unless a loaded one is given. A broken video costs the
     questions that are left of its stream. So does any other exception, which is also recorded as ``error``,
     logged with its traceback, and makes the run end with an error once all streams are through; when several
     streams in a row end that way, the run stops at once and leaves the rest for a resumed run.
@@ -108,28 +107,24 @@ class StreamPredictor(LightningModule):
 
     def __init__(
         self,
-        cfg: DictConfig,
-        benchmark: Benchmark,
+        settings: RunSettings,
         fingerprint: str,
-        backbone: torch.nn.Module | None = None,
+        model: VideoModel | None = None,
         maps: TokenMaps | None = None,
     ) -> None:
         super().__init__()
-        self.cfg = cfg
-        self.benchmark = benchmark
+        self.settings = settings
+        self.cfg = settings.cfg
         self.fingerprint = fingerprint
-        self.backbone = backbone
+        self.model = model
         self.maps = maps
-        self.cacher = build(cfg.cacher)
-        self.pruner = build(cfg.pruner)
-        self.memory = build(cfg.memory)
         self._decoder: DecoderProcess | None = None
         self._errors_in_a_row = 0
 
     def configure_model(self) -> None:
-        if self.backbone is None:
+        if self.model is None:
             with default_dtype(DTYPES[self.cfg.trainer.precision]):
-                self.backbone = build(self.cfg.backbone).load()
+                self.model = self.settings.backbone.load()
 
     def on_predict_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -141,7 +136,7 @@ class StreamPredictor(LightningModule):
         gc.freeze()  # or a collection in mid-stream goes through all that was imported, a quarter of a second
         measure = self.cfg.measure
         self.recorder = Recorder(
-            self.fingerprint, self.benchmark, str(self.device), measure.warmup_frames, measure.warmup_questions
+            self.fingerprint, self.settings.benchmark, str(self.device), measure.warmup_frames, measure.warmup_questions
         )
 
     def teardown(self, stage: str) -> None:
@@ -181,10 +176,10 @@ class StreamPredictor(LightningModule):
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
-        reask = self.memory.changes_stream
-        with self._map(task) as sinks, self._open_video(task) as source:
+        reask = self.settings.memory.changes_stream
+        with self._map(task) as observers, self._open_video(task) as source:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)
-            open_session = partial(self._open_session, sinks)
+            open_session = partial(self._open_session, observers)
             yield from run_stream(task, open_session, source, self.recorder, self._chunk_size, self._on_frames, reask)
 
     def _map(self, task: StreamTask) -> AbstractContextManager[list[Collector]]:
@@ -194,25 +189,26 @@ class StreamPredictor(LightningModule):
         video = self.cfg.video
         with self.recorder.attribute_to("wait_ms"):
             return open_video(
-                task.stream.video, video.reader, self.benchmark.fps, video.timeout_s, process=self._decoder
+                task.stream.video, video.reader, self.settings.benchmark.fps, video.timeout_s, process=self._decoder
             )
 
-    def _open_session(self, sinks: list[Collector]) -> Session:
-        """A new session, to which the first of ``sinks`` is handed over."""
+    def _open_session(self, observers: list[Collector]) -> Session:
+        """A new session, to which the first of ``observers`` is handed over."""
+        cacher, pruner, memory = self.settings.cacher, self.settings.pruner, self.settings.memory
         with self.recorder.attribute_to("start_ms"):
-            session = StreamSession(self.backbone, self.cacher, self.pruner, self.memory, StageTimer(self.device))
-        if sinks:
-            session.observe_with(sinks.pop(0))
+            session = StreamSession(self.model, cacher, pruner, memory, StageTimer(self.device))
+        if observers:
+            session.observe_with(observers.pop(0))
         if not self.cfg.measure.get("fidelity", False):
             return session
         with self.recorder.exclude():  # the time of the uncompressed session beside it does not count
-            reference = StreamSession(self.backbone, NoCacher(), NoPruner(), self.memory, StageTimer(self.device))
+            reference = StreamSession(self.model, NoCacher(), NoPruner(), memory, StageTimer(self.device))
         return FidelitySession(session, reference, self.recorder.exclude)
 
     @property
     def _chunk_size(self) -> int:
         """Frames per push: those that the cacher takes through the tower as one batch."""
-        return getattr(self.cacher, "chunk_size", 1) * self.backbone.facts.frames_per_patch
+        return getattr(self.settings.cacher, "chunk_size", 1) * self.model.facts.frames_per_patch
 
     def _on_frames(self, num_frames: int) -> None:
         notify(self.trainer, "on_frames", num_frames)

@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from omegaconf import DictConfig
 
+from stc_lab.backbones.base import Backbone
 from stc_lab.backbones.checkpoints import HUB_ID
-from stc_lab.config import build, canonical
+from stc_lab.config import RunSettings, canonical
 from stc_lab.predict.loop import StreamCallback
 from stc_lab.predict.stream import StreamTask
 from stc_lab.results.records import (
@@ -44,14 +44,14 @@ SECONDS_BETWEEN_TRIES = 1.0
 SECONDS_BETWEEN_SYNCS = 10.0  # each takes milliseconds
 
 
-def run_settings(cfg: DictConfig, streams: Sequence[Stream]) -> dict[str, Any]:
+def run_settings(settings: RunSettings, streams: Sequence[Stream]) -> dict[str, Any]:
     """Everything that can change an answer, as a flat dictionary with dotted keys.
 
     That is the canonical configuration, a digest of the streams and their questions, and a digest of the
     checkpoint where it is the shipped one or a folder (one of the hub is known by its id and revision).
     """
-    digests = {"data_digest": streams_digest(streams), "weights_digest": _weights_digest(cfg.backbone)}
-    return _flat({**canonical(cfg), **digests})
+    digests = {"data_digest": streams_digest(streams), "weights_digest": _weights_digest(settings.backbone)}
+    return _flat({**canonical(settings), **digests})
 
 
 def fingerprint_of(settings: Mapping[str, Any]) -> str:
@@ -128,9 +128,10 @@ def _check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         )
 
 
-def _weights_digest(backbone: DictConfig) -> str | None:
-    name = backbone.get("checkpoint")
-    checkpoint = None if name is None or HUB_ID.fullmatch(name) else build(backbone).local_files()
+def _weights_digest(backbone: Backbone) -> str | None:
+    if HUB_ID.fullmatch(backbone.checkpoint):
+        return None
+    checkpoint = backbone.local_files()
     return folder_digest(checkpoint.folder) if checkpoint else None
 
 

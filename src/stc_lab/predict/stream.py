@@ -113,8 +113,8 @@ def run_stream(
     """Push the frames up to each question's time, ask, and yield one record per pending question.
 
     Frames go in ``chunk_size`` at a time, counted from where the question's context starts; a question cuts a chunk
-    short. Questions with a record from an earlier run are not asked again, but divide the frames as they did in that
-    run; with ``reask`` they are asked again without being recorded, for sessions that remember what they were asked.
+    short. Questions with a record from an earlier run are not asked again, but cut chunks as they did in that run; with
+    ``reask`` they are asked again without being recorded, for sessions that remember what they were asked.
     Nothing after the last pending question is read.
     """
     with ExitStack() as stack:
@@ -190,10 +190,8 @@ class ContextSession:
             self._on_frames(len(chunk))
 
     def flush(self) -> None:
-        """Remember what still waits for more frames: no question follows, and their cost belongs to the last one."""
-        self.push_waiting()
-        if self.shown.num_frames:
-            self._note(self.session.flush())
+        """Remember the frames that still wait for more: no question follows, and none will come."""
+        self._note(self.session.flush())
 
     def ask(self, question: Question) -> Answer:
         """Ask the session, after all frames it was to be shown."""
@@ -281,48 +279,54 @@ class _StreamRun:
 
     def _answer(self, due: ScheduledQuestion, context: ContextSession, polls: Polls | None = None) -> Record:
         answer = context.ask(replace(due.question, time_s=due.time_s))
-        if polls is not None:
-            answer.details = {**answer.details, "answered_s": due.time_s}
-        stats = context.session.stats()
-        self._flush_if_last(due.question, context)
-        return self._recorder.answered(self._stream, due.question, answer, context.shown, stats, polls)
+        return self._answered(due, context, answer, polls, answered_s=due.time_s)
 
     def _poll(self, due: ScheduledQuestion, context: ContextSession) -> Record | None:
         """Ask whether it is time to answer, and if so answer; ``None`` when later polls go on."""
         polling = due.question.polling
         polls = self._polls.setdefault(due.question.question_id, Polls())
-        if (decisions := context.decisions(due.question.question_id)) is not None:
-            return self._decide(due, context, polls, decisions)
-        reply = context.ask(replace(polling.ask, time_s=due.time_s))
-        polls.add(due.time_s, reply, context.shown.num_frames)
-        if polling.trigger in reply.text.casefold():
-            return self._answer(due, context, polls)
+        decisions = context.decisions(due.question.question_id)
+        if decisions is None:
+            reply = context.ask(replace(polling.ask, time_s=due.time_s))
+            polls.add(due.time_s, reply, context.shown.num_frames)
+            if polling.trigger in reply.text.casefold():
+                return self._answer(due, context, polls)
+        else:
+            # In place of a poll: the model's own decisions since the last look, up to the first to respond.
+            reply = Answer("", None, DECISION)
+            for decision, num_frames_seen in decisions:
+                polls.add_decision(decision, num_frames_seen)
+                if decision.responds:
+                    answer = context.respond(decision)
+                    return self._answered(due, context, answer, polls, answered_s=decision.time_s)
         if not due.is_last:
             return None
-        return self._recorder.silent(self._stream, due.question, reply, context.shown, context.session.stats(), polls)
+        stats = self._last_stats(due.question, context)
+        return self._recorder.silent(self._stream, due.question, reply, context.shown, stats, polls)
 
-    def _decide(
-        self, due: ScheduledQuestion, context: ContextSession, polls: Polls, decisions: list[tuple[Decision, int]]
-    ) -> Record | None:
-        """The model's own decisions since the last look, up to the first to respond, in place of a poll."""
+    def _answered(
+        self,
+        due: ScheduledQuestion,
+        context: ContextSession,
+        answer: Answer,
+        polls: Polls | None,
+        answered_s: float,
+    ) -> Record:
+        if polls is not None:
+            answer.details = {**answer.details, "answered_s": answered_s}
+        stats = self._last_stats(due.question, context)
+        return self._recorder.answered(self._stream, due.question, answer, context.shown, stats, polls)
+
+    def _last_stats(self, question: Question, context: ContextSession) -> dict:
+        """Sizes of the session as ``question`` found it.
+
+        The record of the last question of a session takes over the frames that still wait in it.
+        """
         stats = context.session.stats()
-        for decision, num_frames_seen in decisions:
-            polls.add_decision(decision, num_frames_seen)
-            if decision.responds:
-                answer = context.respond(decision)
-                answer.details = {**answer.details, "answered_s": decision.time_s}
-                return self._recorder.answered(self._stream, due.question, answer, context.shown, stats, polls)
-        if not due.is_last:
-            return None
-        return self._recorder.silent(
-            self._stream, due.question, Answer("", None, DECISION), context.shown, stats, polls
-        )
-
-    def _flush_if_last(self, question: Question, context: ContextSession) -> None:
-        """The record of the last question of a session takes over the frames that still wait in it."""
-        others = [left for left in self._left.values() if left.question_id != question.question_id]
-        if all(left.context_start_s != context.start_s for left in others):
+        left = {other.question_id for other in self._left.values() if other.context_start_s == context.start_s}
+        if left <= {question.question_id}:
             context.flush()
+        return stats
 
     def _end(self, question: Question, context: ContextSession) -> None:
         """The question is done; a session without pending questions is closed."""

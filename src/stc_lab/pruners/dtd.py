@@ -69,8 +69,10 @@ class DTDPruner(ScorePruner):
     def plan(self, tokens: Tensor, state: DTDState) -> tuple[Tensor, list[int]]:
         scores = self.score(tokens, state)
         num_frames, num_tokens = scores.shape
-        # One threshold for the window: the one that its budget meets; a frame with more change keeps more.
         total = num_frames * self.num_kept(num_tokens)
+        if num_frames == 1:
+            return scores, [total]
+        # One threshold for the window: the one that its budget meets; a frame with more change keeps more.
         best = scores.flatten().argsort(descending=True, stable=True)[:total]
         counts = torch.bincount(torch.div(best, num_tokens, rounding_mode="floor"), minlength=num_frames)
         return scores, apportion(counts.tolist(), total, num_tokens)

@@ -82,12 +82,11 @@ class VisionZipPruner(Pruner):
         num_dominant = budget - num_contextual
         dominant, rest = order[:num_dominant].sort().values, order[num_dominant:].sort().values
         # Contextual: every n-th of the rest, in reading order.
-        step = max(1, len(rest) // max(1, num_contextual))
-        is_target = torch.zeros_like(rest, dtype=torch.bool)
-        is_target[: step * num_contextual : step] = True
-        targets, others = rest[is_target], rest[~is_target]
         if not num_contextual:
             return Zip(dominant, rest[:0], rest[:0], rest[:0])
+        step = len(rest) // num_contextual
+        groups, left = rest[: step * num_contextual].unflatten(0, (-1, step)), rest[step * num_contextual :]
+        targets, others = groups[:, 0], torch.cat([groups[:, 1:].flatten(), left])
         # Each other token joins the contextual one whose keys, mean over the heads, are most like its own.
         metric = normalize(precise(context.keys).mean(1), dim=-1)
         return Zip(dominant, targets, others, (metric[others] @ metric[targets].T).argmax(1))

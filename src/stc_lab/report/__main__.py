@@ -46,6 +46,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     What names a folder on disk is one (names of runs hold ``=``), other words are settings and flags. Raises
     ``ValueError`` for a word that is neither.
     """
+    # Names of run folders hold "=", so what is on disk decides, not how a word looks.
     folders = [text for text in arguments if Path(text).is_dir()]
     rest = [text for text in arguments if text not in folders]
     for text in rest:
@@ -65,7 +66,7 @@ def _run(cfg: DictConfig) -> None:
 
 
 def report(folders: Sequence[Path], out: Path | None, settings: ReportSettings) -> None:
-    """Compute the summaries below ``folders`` anew from their records, and write frontier and page.
+    """Compute the summaries below ``folders`` again from their records, and write frontier and page.
 
     Raises ``ValueError`` when nothing below the folders is a finished run.
     """

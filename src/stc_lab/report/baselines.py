@@ -126,6 +126,7 @@ def _uncompressed(point: pd.Series, others: pd.DataFrame) -> list[str]:
 
 def _random_at_same_budget(point: pd.Series, others: pd.DataFrame) -> list[str]:
     """The run with random tokens that is equal in everything but the pruner."""
+    # The same model, memory and cacher at the same budget: only the choice of tokens differs.
     same = others["pruner"].eq("random") & (point["pruner"] != "random")
     for key in ("backbone", "memory", "memory_settings", "cacher", "requested_tokens"):
         same &= others[key] == point[key]
@@ -136,6 +137,7 @@ def recent_match(point: pd.Series, others: pd.DataFrame) -> list[str]:
     """The run with the memory ``recent`` of which questions read as many tokens, equal in all but the memory."""
     if point["memory"] in (TRIVIAL_MEMORY, WHOLE_MEMORY) or pd.isna(point["tokens_read"]):
         return []
+    # The same frames, cached and pruned alike: only the memory differs, at the number of read tokens it achieves.
     same = others["memory"].eq(TRIVIAL_MEMORY)
     for key in ("backbone", "cacher", "pruner", "requested_tokens"):
         same &= others[key] == point[key]

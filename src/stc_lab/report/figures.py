@@ -35,6 +35,7 @@ def frontier_figure(points: pd.DataFrame, cost: Cost, hover: Mapping[str, str]) 
     drawn = points.dropna(subset=["accuracy", cost.column])
     figure = go.Figure()
     _add_front(figure, drawn[non_dominated(drawn["accuracy"], drawn[cost.column])], cost)
+    # The front lies below the lines; a point of it is outlined, not covered.
     lines = drawn[~drawn["is_uncompressed"]]
     for is_trivial, kind in lines.groupby("is_trivial"):
         for number, (label, line) in enumerate(kind.groupby("label", sort=True)):

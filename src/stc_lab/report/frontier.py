@@ -123,6 +123,7 @@ def plot_frontier(points: pd.DataFrame, path: Path, cost: Cost) -> None:
 
 def _draw_panel(axes: Axes, points: pd.DataFrame, cost: Cost) -> None:
     _draw_frontier(axes, points[points["is_non_dominated"]], cost)
+    # Methods in colours, baselines in muted ones, each with a marker of its own: readable in grey, too.
     for is_trivial, lines in points[~points["is_uncompressed"]].groupby("is_trivial"):
         for number, (label, line) in enumerate(lines.groupby("label", sort=True)):
             _draw_line(axes, line.sort_values(["achieved_tokens", "tokens_read"]), cost, label, number, is_trivial)

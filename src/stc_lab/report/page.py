@@ -127,6 +127,7 @@ def _plain(figure: go.Figure) -> dict[str, Any]:
 
 def _embedded(content: Mapping[str, Any]) -> str:
     """JSON that may stand inside a script element."""
+    # "</script>" inside a text would end the element.
     return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -154,6 +155,7 @@ def token_maps(runs: Sequence[Run], limit: int) -> list[Picture]:
 
     Files above ``LARGEST_BYTES`` are left out: a page that nobody can open shows nothing.
     """
+    # One picture of each run, then a second of each, and so on.
     queues = [list(_map_files(run)) for run in runs]
     turns = [(run, queue[turn]) for turn in range(limit) for run, queue in zip(runs, queues, strict=True)
              if turn < len(queue)]  # fmt: skip
@@ -189,6 +191,7 @@ def command_of(run: Run) -> str | None:
     if not path.is_file():
         return environment_of(run).get("command")
     overrides = [text for text in OmegaConf.load(path) if not text.lstrip("+~").startswith(LEFT_AWAY)]
+    # The uncompressed run beside another has the overrides of that one, but for its methods.
     if _is_baseline(run):
         dropped = ("cacher=", "cacher.", "pruner=", "pruner.")
         overrides = [text for text in overrides if not text.lstrip("+~").startswith(dropped)] + list(NO_METHODS)

@@ -246,6 +246,7 @@ def print_comparison(console: Console, result: RunComparison) -> None:
 
 def _comparison_rows(result: RunComparison) -> Iterator[tuple[str, Comparison]]:
     """Groups, each with its tasks, then tasks of no group, then all."""
+    # Tasks stand below their group; those of no group come last.
     shown = set()
     for group, part in result.by_group.items():
         yield group, part

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 from omegaconf import DictConfig, OmegaConf
 
-from stc_lab.config import build, canonical
+from stc_lab.config import RunSettings, build, canonical
 from stc_lab.results.axes import BUDGETS, COSTS, GROUPS, axis_values
 from stc_lab.results.records import RECORDS_FILE, Record, read_records, write_text_atomically
 
@@ -137,6 +137,7 @@ def result_logger(cfg: DictConfig) -> Iterator[LogResult]:
         yield lambda summary, run_dir=None: _log(logger, cfg, summary, run_dir)
         exit_code = 0
     finally:
+        # W&B's own finish comes last: it waits for the upload, no longer than LONGEST_FINISH_S.
         logger.finalize("failed" if exit_code else "success")
         if _is_wandb(logger):
             logger.experiment.finish(exit_code=exit_code)
@@ -193,10 +194,10 @@ def axis_scalars(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def knob_scalars(cfg: DictConfig) -> dict[str, Any]:
     """The settings that can be swept, as ``knob/pruner_budget``: without dots, which W&B takes for nesting."""
-    nested = canonical(cfg)
-    knobs = {"knob/seed": cfg.seed, "knob/memory_name": cfg.backbone.name}  # of a backbone with a memory of its own
+    nested = canonical(RunSettings.of(cfg))
+    knobs = {"knob/seed": cfg.seed}
     for group in GROUPS:
-        for key, value in nested.get(group, {}).items():
+        for key, value in nested[group].items():
             if isinstance(value, (bool, int, float, str)):
                 knobs[f"knob/{group}_{key}"] = value
     return knobs
@@ -234,6 +235,7 @@ def publish(
     ``project``: that of the runs, as ``NAME`` or ``ENTITY/NAME``. ``runs``: those of the folders, coloured by memory.
     Raises ``ValueError`` when wandb-workspaces is not installed.
     """
+    # The description is written in any case, so that it can be saved once there is a connection.
     is_online = wandb_mode("auto") == "online"
     entity, _, name = project.rpartition("/")
     report = build_report(

@@ -79,6 +79,7 @@ def completeness(records: Sequence[Record], sizes: Mapping[str, int] | None) -> 
     A task that no record belongs to is absent as a whole. ``not_answered`` lists the questions that the files have
     without an answer, and why.
     """
+    # A second answer to a question, and a question that is only in the annotation file, are no entries of the files.
     entries = [r for r in records if not r.meta.get(REPEATED) and not r.meta.get(ABSENT)]
     present = Counter(record.task for record in entries)
     missing = {r.question_id: r.reason for r in entries if r.status != "answered"}
@@ -164,6 +165,7 @@ def _part(records: Sequence[Record], rule: Rule, average: Average, seed: int, nu
 def _total(verdicts: Verdicts, seed: int) -> dict[str, Any]:
     """The benchmark's own figure with its interval, or why there is none."""
     counted = {r.task for r, is_counted in zip(verdicts.records, verdicts.counted, strict=True) if is_counted}
+    # An average over groups means nothing when one of them is missing as a whole.
     missing = []
     if verdicts.rule.average == "groups":
         missing = [name for name, tasks in verdicts.rule.groups.items() if not counted & set(tasks)]
@@ -190,6 +192,7 @@ def _reading(verdicts: Verdicts, column: np.ndarray, seed: int) -> Part:
         "accuracy_counted": _value(verdicts, column, verdicts.average, verdicts.counted),
         "num_right": int(column.sum()),
     }
+    # A reading that differs nowhere needs no interval and no lists.
     if np.array_equal(column, verdicts.official):
         return part
     part["accuracy_ci95"] = verdicts.cells(column, everything).interval(verdicts.average, seed)[0]

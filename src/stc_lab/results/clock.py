@@ -48,6 +48,7 @@ class Clock:
         ``busy_ratio``: work in all per second of stream; above 1 the backlog grows. ``sustainable_fps``: the rate at
         which frames alone are just kept up with; ``with_questions``: besides the answering of this run.
         """
+        # Where every question was a warm-up one, they are better than nothing.
         warm = {record.key for record in self._records if record.warmup}
         shown = [response for response in self.responses if response.key not in warm] or self.responses
         frame_s = float(np.mean(self.frame_s)) if self.frame_s else 0.0
@@ -64,11 +65,13 @@ class Clock:
         }
 
     def _replay(self, records: list[Record]) -> None:
+        # Frames arrive at their stream times; a question at the end of the video comes when all else has arrived.
         frames = [job for record in records for job in self._frame_jobs(record)]
         end_s = max([job.ready_s for job in frames] + [record.time_s or 0.0 for record in records])
         questions = [job for record in records for job in self._question_jobs(record, end_s)]
         kept = {record.key for record in records}
         self.responses += [response for response in replay(frames, questions) if response.key in kept]
+        # Work per video frame: a job may be a batch of the tower, or a pair of frames that share their tokens.
         self.frame_s += [job.work_s / job.num_frames for job in frames for _ in range(job.num_frames)]
         self.answer_s += sum(job.work_s for job in questions)
         self.stream_s += end_s
@@ -94,6 +97,7 @@ class Clock:
         polls = zip(record.polls.get("time_s", ()), record.polls.get("latency_ms", ()), strict=True)
         for number, (poll_s, latency_ms) in enumerate(polls):
             put_s = poll_s
+            # The last poll of a question that was never answered is the record itself, added below.
             is_answer = poll_s == record.polls["time_s"][-1] and record.details.get("answered_s") is None
             if not is_answer:
                 yield QuestionJob((record.question_id, f"poll {number}"), poll_s, latency_ms / 1e3)
@@ -115,7 +119,7 @@ def write_clock(run_dir: Path, responses: Sequence[Response]) -> None:
 
 
 def encoding_summary(records: Sequence[Record]) -> dict[str, Any]:
-    """Frames that were encoded, beside those that encoding anew for every question and poll would have taken."""
+    """Frames that were encoded, beside those that encoding again for every question and poll would take."""
     num_frames = sum(sum(_source_frames(record)) for record in records if record.frames)
     asked = [record for record in records if record.ttft_ms is not None]
     num_again = sum(sum(record.polls.get("num_frames_seen", ())) or record.num_frames_seen for record in asked)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from stc_lab.results.axes import BUDGETS, COSTS, axis_values
 from stc_lab.results.records import RECORDS_FILE, Record, read_records, read_summary
 from stc_lab.results.statistics import FEW_STREAMS, LEVEL, Average, Cells
 from stc_lab.scoring.rules import rule_of
@@ -49,6 +50,7 @@ def shared_pairs(first: Sequence[Record], second: Sequence[Record]) -> list[Pair
 
     Questions are the same when their ids are, where those are unique in both runs; else stream and question id count.
     """
+    # Ids alone, where they suffice: published predictions may name the streams otherwise.
     key = _by_id if _has_unique_ids(first) and _has_unique_ids(second) else _by_key
     theirs = {key(record): record for record in second if record.correct is not None}
     mine = [record for record in first if record.correct is not None]
@@ -65,6 +67,7 @@ def compare(pairs: Sequence[Pair], average: Average | None = None, seed: int = 0
     if not pairs:
         raise ValueError("the two runs share no question")
     average = average or Average()
+    # Paired: only the difference of the two verdicts on each question is resampled, video by video.
     right = np.array([(a.correct, b.correct) for a, b in pairs], dtype=float)
     streams, tasks = [a.stream_id for a, _ in pairs], [a.task for a, _ in pairs]
     gain = right[:, 1] - right[:, 0]
@@ -118,6 +121,7 @@ def in_words(comparison: Comparison, first: str, second: str) -> str:
 def _verdict(ci95: tuple[float, float] | None, p_value: float, num_differing: int, num_streams: int) -> str:
     if num_differing == 0:
         return "same"
+    # With few videos the bootstrap interval is too narrow: McNemar's test has to agree.
     is_trusted = num_streams >= FEW_STREAMS or p_value < ALPHA
     if ci95 is None or not is_trusted or ci95[0] <= 0 <= ci95[1]:
         return "not distinguishable"
@@ -138,7 +142,7 @@ def _by_key(record: Record) -> tuple[str, str]:
 
 
 EQUAL_BUDGET = 0.02
-"""Tokens per frame that differ by less than this share are called equal."""
+"""Tokens and bytes that differ by less than this share are called equal."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,7 @@ def _split(
 ) -> dict[str, Comparison]:
     """By label: those in ``order`` first, then the others in alphabetical order; empty labels are left out."""
     found = {getattr(first, label) for first, _ in pairs} - {""}
+    # The order of the published tables first.
     names = [name for name in order if name in found]
     names += sorted(found - set(names))
     parts = {name: [pair for pair in pairs if getattr(pair[0], label) == name] for name in names}
@@ -265,7 +270,11 @@ def _remarks(first: Side, second: Side, pairs: Sequence[Pair]) -> list[str]:
 
 
 def _budget_remark(first: Side, second: Side) -> list[str]:
-    tokens = [(side.summary.get("tokens_per_frame") or {}).get("achieved") for side in (first, second)]
-    if None in tokens or abs(tokens[0] - tokens[1]) <= EQUAL_BUDGET * max(tokens):
-        return []
-    return [f"not at equal budget: {tokens[0]:.1f} and {tokens[1]:.1f} tokens per frame"]
+    """One for each of the three budgets in which the runs differ."""
+    remarks = []
+    sides = [axis_values(side.summary) for side in (first, second)]
+    for cost in (COSTS[name] for name in BUDGETS):
+        one, other = (values[cost.column] for values in sides)
+        if None not in (one, other) and abs(one - other) > EQUAL_BUDGET * max(one, other):
+            remarks.append(f"not at equal budget: {cost.show.format(one)} and {cost.show.format(other)} {cost.label}")
+    return remarks

@@ -15,6 +15,8 @@ from typing import Any
 CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "fingerprint.json"
 DUPLICATE_FILE = "duplicate_of.json"
+ERROR_FILE = "error.json"
+"""Why a run failed, as ``{"type", "reason", "traceback"}``."""
 REFUSED_FILE = "refused.json"
 """Why a point of a multirun is no legal combination, as ``{"reason": ...}``; it has not been run."""
 BASELINE_DIR = "baseline"
@@ -123,6 +125,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if not path.is_file():
         return []
+    # A killed writer leaves half a line at the end: its question is asked again.
     lines = path.read_bytes()[: _complete_size(path)].splitlines()
     records = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
     check_unique(records, path)
@@ -228,9 +231,11 @@ def collect_records(run_dir: Path) -> list[Record]:
     shards = sorted(run_dir.glob("records.rank*.jsonl"))
     if not shards:
         return read_records(path)
+    # Whole lines are compared: the same record in two files is one that a merge, cut off, had already copied.
     lines = {record.to_line(): record for file in (path, *shards) for record in read_records(file)}
     records = list(lines.values())
     check_unique(records, run_dir)
+    # In this order: a kill in between leaves every record in at least one file.
     write_records(path, records)
     for shard in shards:
         shard.unlink()

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stc_lab.config.errors import ERROR_FILE
 from stc_lab.results.axes import GROUPS, axis_values
 from stc_lab.results.records import (
     BASELINE_DIR,
     CONFIG_FILE,
     DUPLICATE_FILE,
+    ERROR_FILE,
     IDENTITY_FILE,
     RECORDS_FILE,
     REFUSED_FILE,
@@ -46,6 +46,7 @@ class Run:
     @cached_property
     def names(self) -> dict[str, str]:
         """Name of backbone, memory, cacher, pruner and dataset; runs without a memory have that of their backbone."""
+        # Runs of schema 1, and imported ones, know no memory: it was welded to the backbone.
         names = {group: self.settings.get(f"{group}.name") for group in GROUPS}
         names["memory"] = names["memory"] or names["backbone"]
         return {group: "?" if name is None else str(name) for group, name in names.items()}
@@ -93,6 +94,7 @@ def find_runs(folders: Sequence[Path]) -> Found:
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
+    # A folder is a run, or holds runs; each of them may have its uncompressed run inside.
     is_run = any((folder / name).is_file() for name in (IDENTITY_FILE, SUMMARY_FILE))
     parents = [folder] if is_run else sorted(path for path in folder.iterdir() if path.is_dir())
     for parent in parents:
@@ -124,6 +126,7 @@ def _reason_against(path: Path) -> str | None:
 
 
 def _read(path: Path, name: str) -> Run:
+    # Imported predictions have no identity: then all that is known are the names in the summary.
     summary = read_summary(path)
     settings = {f"{group}.name": value for group, value in summary["run"].items()}
     fingerprint = summary.get("fingerprint") or str(path.resolve())
@@ -134,7 +137,7 @@ def _read(path: Path, name: str) -> Run:
 
 
 def rebuild_summaries(folders: Sequence[Path]) -> int:
-    """Compute ``summary.json`` of every finished run below ``folders`` anew; returns their number.
+    """Compute ``summary.json`` of every finished run below ``folders`` again; returns their number.
 
     Facts that are not in the records (settings, device, frame rate) stay as the run has written them. A run without
     records keeps its summary.

@@ -42,6 +42,7 @@ class Average:
         """
         if self.kind == "questions":
             return _ratio(hits.sum(axis=-1), sizes.sum(axis=-1))
+        # Tasks without questions are NaN here, and no part of any mean below.
         means = _ratio(hits, sizes)
         if self.kind == "groups":
             members = self._members(tasks)
@@ -86,7 +87,7 @@ class Cells:
         return float(average(self.hits.sum(axis=0), self.sizes.sum(axis=0), self.tasks))
 
     def resampled(self, average: Average, seed: int = 0) -> tuple[float, float] | None:
-        """95 % interval of the average when whole streams are drawn anew (percentile bootstrap).
+        """95 % interval of the average when whole streams are drawn again (percentile bootstrap).
 
         ``None`` where there is nothing to draw: one stream, or streams that all look alike.
         """
@@ -198,6 +199,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def _counts(drawn: np.ndarray, num: int) -> np.ndarray:
     """How often each of ``num`` streams was drawn, for ``drawn`` [..., num] indices."""
+    # One bincount for all resamples: those of resample i are counted from i * num on.
     flat = drawn.reshape(-1, num)
     shifted = flat + num * np.arange(len(flat))[:, None]
     return np.bincount(shifted.ravel(), minlength=num * len(flat)).reshape(drawn.shape).astype(float)

@@ -93,6 +93,7 @@ def overhead_ratio(records: Iterable[Record]) -> float | None:
     wall_ms, stage_ms = 0.0, 0.0
     for record in records:
         if record.wall_ms is not None:
+            # Of decoding, which runs beside the loop, only the waiting counts.
             wall_ms += record.wall_ms
             stage_ms += record.frames["wait_ms"] + record.frames["start_ms"] + sum(record.latency_ms.values())
             columns = record.frames["latency_ms"]
@@ -119,6 +120,7 @@ class _FrameColumns:
             getattr(self, name).extend(frames[name])
         for stage, values in frames["flops"].items():
             self.flops[stage].extend(values)
+        # FLOPs and counts are those of all frames; times leave the warm-up out.
         first = frames["num_warmup"]
         for stage, values in frames["latency_ms"].items():
             self.latency_ms[stage].extend(values[first:])
@@ -131,6 +133,7 @@ def _latency(records: Sequence[Record], frames: _FrameColumns) -> dict[str, dict
     for record in _timed_questions(records):
         for stage, latency_ms in record.latency_ms.items():
             values.setdefault(stage, []).append(latency_ms)
+    # In the order in which they happen; stages that a memory of someone else adds come last.
     known = [stage for stage in (*FRAME_STAGES, *QUESTION_STAGES) if values.get(stage)]
     others = sorted(stage for stage in values if stage not in known and values[stage])
     return {stage: distribution(values[stage]) for stage in (*known, *others)}

@@ -62,6 +62,7 @@ def _varying_keys(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -
 def _telling_keys(group: Sequence[Mapping[str, Any]]) -> set[str]:
     """Keys with several values; those that only some runs have (a setting without effect is left out) if need be."""
     keys = set().union(*group) - {*BUDGET_KEYS, *NAME_KEYS, *UNNAMED_KEYS}
+    # A key that some runs lack has no effect there; it only tells runs apart when nothing else does.
     several = {key for key in keys if len({repr(flat[key]) for flat in group if key in flat}) > 1}
     differing = several | {key for key in keys if any(key not in flat for flat in group)}
     return several if _num_told_apart(group, several) == _num_told_apart(group, differing) else differing
@@ -120,6 +121,7 @@ def as_sweep(found: Found, cost: str = "latency") -> Sweep:
         points["is_non_dominated"] = False
         for _, group in points.groupby("benchmark"):
             points.loc[group.index, "is_non_dominated"] = non_dominated(group["accuracy"], group[axis.column])
+        # The last tokens are a baseline where there is another memory to compare with.
         num_memories = points.groupby(["benchmark", "backbone"])["memory"].transform("nunique")
         points["is_trivial"] |= points["memory"].eq(TRIVIAL_MEMORY) & (num_memories > 1)
         order = ["benchmark", "label", "requested_tokens", "requested_tokens_read", "run"]
@@ -135,6 +137,7 @@ def _with_one_reference(points: pd.DataFrame) -> pd.DataFrame:
     """
     points["is_plain"] = points["is_uncompressed"]
     for _, group in points[points["is_plain"]].groupby(["benchmark", "backbone"]):
+        # First "all", then the memory that gave the backbone its name, then any; of equals the one that reads most.
         rank = 2 * group["memory"].eq(WHOLE_MEMORY) + group["memory"].eq(group["backbone"])
         best = group[rank == rank.max()]
         first = best.loc[best["tokens_read"].astype(float).fillna(0).idxmax()]
@@ -149,6 +152,7 @@ def non_dominated(accuracy: Sequence[float], cost: Sequence[float]) -> np.ndarra
     Points without accuracy or cost (NaN) are never in the set; equal points are in it together.
     """
     gain, cost = np.asarray(accuracy, dtype=float), np.asarray(cost, dtype=float)
+    # Row i, column j: whether point j is at least as good as i in both, and better in one.
     as_good = (gain[None] >= gain[:, None]) & (cost[None] <= cost[:, None])
     better = (gain[None] > gain[:, None]) | (cost[None] < cost[:, None])
     return ~(as_good & better).any(axis=1) & ~np.isnan(gain) & ~np.isnan(cost)
@@ -161,6 +165,7 @@ def benchmark_names(runs: Iterable[Run]) -> dict[str, str]:
     """
     keys = {run.name: (run.names["dataset"], _questions_of(run), _machine_of(run)) for run in runs}
     names = {name: dataset for name, (dataset, _, _) in keys.items()}
+    # The name grows only where it must: by the questions, then by the machine.
     for part, describe in ((1, lambda key: f" ({key[1]})"), (2, lambda key: f" on {key[2]}")):
         seen: dict[str, set[str]] = {}
         for key in keys.values():
@@ -228,6 +233,7 @@ def hypervolume(accuracy: Sequence[float], cost: Sequence[float], worst_accuracy
     """
     gain, cost = np.asarray(accuracy, dtype=float), np.asarray(cost, dtype=float)
     inside = (gain > worst_accuracy) & (cost < worst_cost)
+    # A staircase from the cheapest point on: between two costs the best accuracy so far counts.
     order = np.argsort(cost[inside], kind="stable")
     steps = np.append(cost[inside][order], worst_cost)
     best = np.maximum.accumulate(gain[inside][order])

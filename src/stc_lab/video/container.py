@@ -164,6 +164,7 @@ def is_cut_off(path: Path) -> bool:
 
 def _mp4_is_cut(file: BinaryIO, size: int) -> bool:
     """Walk the top boxes: one reaches past the end, or the index (``moov``) never comes."""
+    # A box: its length, its name, its content.
     offset, has_index = 0, False
     while offset + 8 <= size:
         file.seek(offset)

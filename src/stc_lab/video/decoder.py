@@ -58,6 +58,7 @@ class Decoder:
     def _sample_from(self, first_point: int) -> Iterator[SampledFrame]:
         start_s = time.perf_counter()
         for point, frame in sample_grid(self._reader.frames(), self._fps, self._reader.time_base):
+            # Given out before another reader took over.
             if point < first_point:
                 continue
             pixels = self._reader.pixels(frame)

@@ -86,6 +86,7 @@ class DecordReader:
         while self._position < index:
             next_key = self._keys[bisect_right(self._keys, self._position) :][:1] or [index + 1]
             num_skipped = min(index, next_key[0] - 1) - self._position
+            # As many as are left in front of the next key frame; over that one frame by frame.
             if num_skipped > 0:
                 self._video.skip_frames(num_skipped)
                 self._position += num_skipped
@@ -98,6 +99,7 @@ class DecordReader:
 
     def _check_clock(self) -> None:
         """decord and the packet index must speak of the same frames (decord counts time in float32)."""
+        # The same number of frames, at the same times but for what float32 cannot tell.
         times_s = self._index.times_s
         if len(self._video) != len(times_s):
             raise UnfitForDecord(f"decord sees {len(self._video)} frames in it instead of {len(times_s)}")

@@ -71,6 +71,7 @@ class DecoderProcess:
         """Send ``message`` on behalf of ``client`` and wait for the answer, at most its time limit."""
         if client is not self._current or self._channel is None:
             raise RuntimeError(f"{client.path}: no longer open, its DecoderProcess was closed or opened another video")
+        # A read that hangs ends the process, a process that dies is told from a file that is broken.
         try:
             self._channel.send(message)
             if not self._channel.poll(client.timeout_s):

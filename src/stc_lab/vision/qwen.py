@@ -89,9 +89,11 @@ class Plane:
         The first half of a head turns with the row, the second with the column; angles repeat for both halves of a
         rotated pair.
         """
+        # Half of the frequencies of a head for rows, the same again for columns.
         axis = self.head_dim // 2
         steps = torch.arange(0, axis, 2, dtype=torch.float) / axis
         frequencies = 1.0 / (self.theta**steps)
+        # Positions count patches: twice the group's, and one more inside it.
         within = torch.cartesian_prod(torch.arange(MERGE), torch.arange(MERGE)).view(GROUP, 2)
         positions = MERGE * self.places[:, None] + within
         both = (positions[..., None].float() * frequencies).flatten(2)
@@ -165,8 +167,10 @@ class QwenBlock(Block):
         if not self._is_windowed:
             mixed = self._attend_all(*states)
         elif query.shape[1] == key.shape[1]:
+            # All groups are there, in tower order: window after window.
             mixed = self._attend_windows(*states)
         else:
+            # Some groups only, whose windows are told by their places.
             mixed = self._attend_masked(*states, _places(query))
         return _joined(mixed)
 
@@ -177,6 +181,7 @@ class QwenBlock(Block):
         logits = torch.einsum("fqhd,fkhd->fhqk", states[0] * self._attention.scaling, states[1]).float()
         if self._is_windowed:
             logits = logits.masked_fill(~self._visible(_places(query))[:, None], -torch.inf)
+        # Shares of a group's keys add up, those of its queries are averaged: rows still add up to one.
         groups = logits.softmax(-1).unflatten(-1, (-1, GROUP)).sum(-1)
         return groups.unflatten(-2, (-1, GROUP)).mean(-2)
 
@@ -195,6 +200,7 @@ class QwenBlock(Block):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The whole layer for ``x`` [F, G, 4 C + 2], with the fused projection of the original."""
+        # All patches of all frames as rows, as the model has them; the places pass by.
         patches = self._patches(x)
         hidden = patches.reshape(-1, self._width)
         hidden = hidden + self._attention.proj(self._fused(self._layer.norm1(hidden), patches.shape))
@@ -205,6 +211,7 @@ class QwenBlock(Block):
         """Attention of all patches ``normed`` [F * T, C] of frames ``shape`` [F, G, 4, C] -> [F * T, C]."""
         heads = self._attention.num_heads
         query, key, value = self._attention.qkv(normed).reshape(len(normed), 3, heads, -1).unbind(1)
+        # Rotary angles in tower order, the same for every frame.
         order = self._tables.get("order", normed.device)
         turns = (self._tables.get(name, normed.device)[order].flatten(0, 1) for name in ("cos", "sin"))
         cos, sin = (turn.repeat(shape[0], 1) for turn in turns)
@@ -223,6 +230,7 @@ class QwenBlock(Block):
         return linear(self._patches(normed), qkv.weight[rows], qkv.bias[rows])
 
     def _turned(self, normed: Tensor, part: int) -> Tensor:
+        # Any subset of the groups: each is turned by the angles of the place it carries.
         groups = self._tables.groups(_places(normed))
         cos, sin = (self._tables.get(name, normed.device)[groups] for name in ("cos", "sin"))
         states = self._projected(normed, part).unflatten(-1, (self._attention.num_heads, -1))
@@ -242,6 +250,7 @@ class QwenBlock(Block):
         """All patches, each window by itself."""
         states = [self._heads(x) for x in (query, key, value)]
         mixed = torch.empty_like(states[0])
+        # Windows of one size are one batch; those at the right and lower edge may be smaller.
         for patches in self._tables.window_patches(query.device):
             inside = [x[:, :, patches].transpose(1, 2).flatten(0, 1) for x in states]
             seen = scaled_dot_product_attention(*inside, scale=self._attention.scaling)
@@ -305,6 +314,7 @@ class QwenTower(VisionTower):
         num_patches = GROUP * self.plane.num_groups
         if pixels.dim() != 3 or pixels.shape[1] != num_patches:
             raise ValueError(f"pixels have shape {tuple(pixels.shape)}, this tower needs [frames, {num_patches}, ...]")
+        # The preprocessor hands over groups row by row; the tower keeps them window by window, each with its place.
         embedded = self._visual.patch_embed(pixels.flatten(0, 1)).view(len(pixels), self.plane.num_groups, -1)
         order, places = (self._tables.get(name, pixels.device) for name in ("order", "places"))
         places = (places[order] * PLACE_UNIT).to(embedded.dtype).expand(len(pixels), -1, -1)

@@ -142,6 +142,7 @@ class Saliency:
 
     def _on(self, grid: tuple[int, int], values: Tensor) -> Tensor:
         """From the original tokens [T0, ...] to the visual tokens [N, ...]."""
+        # Without special tokens and row by row; then as the features went: merged, or pooled.
         flat = self._tower.on_grid(values[None])[0].reshape(-1, values[0].numel())
         if self._final is not None:
             flat = self._gathered(flat, grid[0] * grid[1], is_sum=values.dim() == 1)
@@ -202,6 +203,7 @@ class TokenSaliency:
         tower, inputs, self._tower, self._inputs = self._tower, self._inputs, None, []
         was_run = [len(inputs) == len(traces) or any(trace.num_recomputed) for trace in traces]
         assert sum(was_run) == len(inputs), "every frame passes the recording block once, or is not run at all"
+        # A frame without an input of its own is a repetition of the newest one that was run.
         waiting, found = iter(inputs), []
         for trace, ran in zip(traces, was_run, strict=True):
             if ran:

@@ -175,8 +175,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 def _few_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Around the CPU kernel's small blocks, which it takes below 192 queries and which cost 1.5 times as much."""
     num_queries = query.shape[-2]
+    # Few queries: two plain products.
     if num_queries < PLAIN_BELOW and query.dtype in (torch.float32, torch.float64):
         return torch.matmul(torch.matmul(query * scale, key.transpose(-1, -2)).softmax(-1), value)
+    # Some more: filled up to where the kernel takes its large blocks.
     if PLAIN_BELOW <= num_queries < FAST_FROM:
         padded = pad(query, (0, 0, 0, FAST_FROM - num_queries))
         return _fused(padded, key, value, scale)[..., :num_queries, :]
