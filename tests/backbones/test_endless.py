@@ -9,36 +9,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from stc_lab.backbones.recent import Recent
-from stc_lab.backbones.rekv import ReKV
 
-from stc_lab.backbones.base import Backbone
+from stc_lab.backbones.base import VideoModel
 from stc_lab.backbones.streamforest import StreamForest
-from stc_lab.bench.endless.app import measure
-from stc_lab.bench.endless.formulas import predicted
+from stc_lab.bench.endless.app import measure, validate
+from stc_lab.bench.endless.formulas import Range, Sizes, predicted
 from stc_lab.bench.endless.run import Endless, Lane, run_endless
-from stc_lab.bench.endless.settings import validate
-from stc_lab.bench.endless.sizes import Range, Sizes
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
+from stc_lab.memories.base import Memory
+from stc_lab.memories.streamforest import StreamForestMemory
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.session import StreamSession
 
 KEPT = 4
-FOREST = {"tokens_per_frame": 8, "now_tokens": 12, "short_frames": 4, "split_window": 3, "event_tokens": 4, "quota": 40}
+FOREST = {"now_tokens": 12, "short_frames": 4, "split_window": 3, "event_tokens": 4, "quota": 40}
 NAMES = ("rekv", "recent", "streamforest")
 Run = Callable[[str, int], Endless]
 
 
 @pytest.fixture
-def new_model(checkpoint_folder: Path, forest_folder: Path, new_backbone: Callable[..., ReKV]):
-    def make(name: str, **changes) -> Backbone:
-        if name == "rekv":
-            return new_backbone(**changes)
-        if name == "recent":
-            return Recent(str(checkpoint_folder), tokens_per_frame=9, num_frames=3, dtype="float32", **changes)
-        return StreamForest(str(forest_folder), dtype="float32", **{**FOREST, **changes})
+def new_model(forest_folder: Path, new_backbone: Callable, new_recent: Callable):
+    def make(name: str, **changes) -> tuple[VideoModel, Memory]:
+        if name == "streamforest":
+            forest = StreamForest(checkpoint=str(forest_folder), tokens_per_frame=8)
+            return forest.load(dtype=torch.float32), StreamForestMemory(**{**FOREST, **changes})
+        made = (new_backbone if name == "rekv" else new_recent)(**changes)
+        return made.model, made.memory
 
     return make
 
@@ -48,7 +48,8 @@ def run(new_model, video: list[np.ndarray]) -> Run:
     clip = [*video, *video[4:10]]
 
     def run_one(name: str, num_frames: int) -> Endless:
-        return run_endless(new_model(name), STCCacher(), STCPruner(budget=KEPT), clip, num_frames=num_frames, fps=1.0)
+        (model, memory), methods = new_model(name), (STCCacher(), STCPruner(budget=KEPT))
+        return run_endless(model, *methods, memory, clip, num_frames=num_frames, fps=1.0)
 
     return run_one
 
@@ -78,14 +79,14 @@ def settings(*overrides: str) -> DictConfig:
 
 def test_the_command_measures_says_why_not_and_writes(checkpoint_folder: Path, tmp_path: Path, capsys) -> None:
     fields = (f"checkpoint={checkpoint_folder}", "tokens_per_frame=9")
-    tiny = [f"models.{name}.{field}" for name in ("rekv", "recent") for field in fields]
-    sizes = ("models.rekv.n_local=90", "models.rekv.topk=4", "models.livecc.max_frames=1")
+    tiny = [f"+models.{name}.{field}" for name in ("rekv", "recent") for field in fields]
+    sizes = ("+memories.rekv={n_local: 90, topk: 4}", "+models.livecc.min_tokens_per_frame=0")
     results = measure(settings("backbones=[rekv,recent,livecc]", *tiny, *sizes), tmp_path)
     for result in results:
         check(result.backbone, result)
     assert [result.backbone for result in results] == ["rekv", "recent"]
     printed = capsys.readouterr().out
-    assert "backbone.max_frames=1" in printed and "NOT AS PREDICTED" not in printed and "exact" in printed
+    assert "backbone.min_tokens_per_frame=0" in printed and "NOT AS PREDICTED" not in printed and "exact" in printed
     written = json.loads((tmp_path / "endless.json").read_text())
     assert written["results"][0]["checkpoints"][-1]["stats"]["num_blocks"] == 200
     assert list(written["refused"]) == ["livecc"] and "torch" in written["environment"]
@@ -123,12 +124,12 @@ def test_two_thousand_frames(run: Run, name: str) -> None:
     ids=["rekv", "recent", "streamforest", "lazy"],
 )
 def test_the_formulas_hold_from_the_first_frame_on(new_model, video, name: str, changes: dict) -> None:
-    model = new_model(name, **changes)
-    lane = Lane(model.open(STCCacher(), STCPruner(budget=KEPT)), video, 1.0)
+    model, memory = new_model(name, **changes)
+    lane = Lane(StreamSession(model, STCCacher(), STCPruner(budget=KEPT), memory), video, 1.0)
     sizes = []
     for num_frames in range(1, 41):
         lane.push(1)
-        sizes.append(predicted(model, num_frames, KEPT))
+        sizes.append(predicted(memory, model, num_frames, KEPT))
         assert sizes[-1].misses(lane.session.stats()) == []
     assert all(size.device.is_exact for size in sizes[:7] if name == "streamforest")
     assert all(size.device.is_exact and size.tokens.is_exact for size in sizes if name != "streamforest")
@@ -144,4 +145,4 @@ def test_a_wrong_size_is_named() -> None:
 @pytest.mark.parametrize(("num_frames", "clip_frames"), [(0, 20), (150, 20), (300, 20), (200, 7)])
 def test_lengths_that_cannot_be_compared_are_refused(run: Run, video, num_frames: int, clip_frames: int) -> None:
     with pytest.raises(ValueError, match=f"num_frames={num_frames}"):
-        run_endless(None, None, None, (video * 2)[:clip_frames], num_frames=num_frames, fps=1.0)
+        run_endless(None, None, None, None, (video * 2)[:clip_frames], num_frames=num_frames, fps=1.0)

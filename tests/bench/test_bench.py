@@ -14,17 +14,12 @@ from rich.console import Console
 from selective_flops import selective_frame_flops
 from torch.nn.functional import scaled_dot_product_attention
 
-from stc_lab.bench.app import measure
-from stc_lab.bench.lanes import PrunerLane
-from stc_lab.bench.measure import Bench
-from stc_lab.bench.prefill import prefill_rows
-from stc_lab.bench.products import is_product, split_ms
-from stc_lab.bench.rows import Row, saved_shares
+from stc_lab.bench.app import Bench, measure
+from stc_lab.bench.prefill import PrunerLane, prefill_rows
+from stc_lab.bench.rows import Row, as_table, saved_shares
 from stc_lab.bench.settings import torch_dtype
-from stc_lab.bench.sizes import SIZES, Size, random_decoder
-from stc_lab.bench.table import as_table
-from stc_lab.bench.towers import TowerSize
-from stc_lab.bench.vision import vision_rows
+from stc_lab.bench.sizes import SIZES, Size, TowerSize, random_decoder
+from stc_lab.bench.vision import is_product, split_ms, vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
 from stc_lab.measure.flops import decoder_flops, vision_flops

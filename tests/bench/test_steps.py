@@ -7,13 +7,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from selective_flops import selective_frame_flops
 
-from stc_lab.bench.app import measure
-from stc_lab.bench.measure import Bench
-from stc_lab.bench.sizes import BACKBONES, BackboneSize, random_decoder
-from stc_lab.bench.steps.lane import Cost, FillingDecoder, Lane, TimedDecoder
-from stc_lab.bench.steps.qwen import TurnLane, vocabulary_size
-from stc_lab.bench.steps.rows import NONE, Part, step_rows
-from stc_lab.bench.towers import TowerSize
+from stc_lab.bench.app import Bench, measure
+from stc_lab.bench.sizes import BACKBONES, BackboneSize, TowerSize, random_decoder
+from stc_lab.bench.steps import NONE, Cost, FillingDecoder, Lane, Part, TimedDecoder, step_rows
+from stc_lab.bench.systems import TurnLane, vocabulary_size
 from stc_lab.bench.vision import vision_rows
 from stc_lab.cachers import STCCacher
 from stc_lab.cachers.tome import ToMeCacher
@@ -99,10 +96,10 @@ def test_every_backbone_has_rows(tiny, tmp_path, capsys):
 
 def test_all_means_all(tiny):
     bench = Bench(settings("backbones=all", "sizes=[7b]", "prefill.num_layers=1"))
-    shared = {tower.name: names for tower, names in bench._towers()}
+    shared = {tower.name: names for tower, names in bench.towers()}
     assert shared == {"so400m": ["7b"]} | {TINY[name].tower.name: [name] for name in TINY}
-    assert bench._others() == list(TINY)
-    assert Bench(settings())._others() == []
+    assert bench.others() == list(TINY)
+    assert Bench(settings()).others() == []
 
 
 def test_layers_of_two_kinds_are_both_run_and_weighed():
@@ -156,14 +153,14 @@ def test_what_lies_behind_is_filled_in(name):
     size = TINY[name]
     decoder = random_decoder(AXES, 2, CPU, torch.float32, size.text_kind, vocab_size=vocabulary_size())
     lane, early = (TurnLane(name, STCPruner(budget=2), decoder, size.grid, seconds) for seconds in (12, 5))
-    stats, at_five = lane._memory.stats(), early._memory.stats()
+    stats, at_five = lane.memory.stats(), early.memory.stats()
     assert stats["num_tokens"] > at_five["num_tokens"] and stats["kv_bytes_device"] > 0
-    before = lane._memory.stats()["num_tokens"]
+    before = lane.memory.stats()["num_tokens"]
     with torch.inference_mode():
         flops = lane.step().layers_flops
-    read = lane._memory.stats()["num_tokens"] - before
+    read = lane.memory.stats()["num_tokens"] - before
     assert read > 2 and flops >= decoder_flops(decoder.sizes, read, before)
-    assert lane._memory.stats()[{"livecc": "num_turns", "streamingvlm": "num_rounds"}[name]] == (11, 13)[name[0] == "s"]
+    assert lane.memory.stats()[{"livecc": "num_turns", "streamingvlm": "num_rounds"}[name]] == (11, 13)[name[0] == "s"]
 
 
 @torch.inference_mode()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -15,11 +18,130 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from stc_lab.bench.measure import Bench
-from stc_lab.bench.rows import Row
-from stc_lab.bench.settings import BenchSettings
-from stc_lab.bench.table import as_table
-from stc_lab.config import conf_dir, environment
+from stc_lab.bench.prefill import Probed, prefill_rows, probe
+from stc_lab.bench.rows import Row, as_table
+from stc_lab.bench.settings import BenchSettings, chosen, torch_device, torch_dtype, validate
+from stc_lab.bench.sizes import BACKBONES, SIZES, Size, TowerSize, random_decoder
+from stc_lab.bench.systems import StepBench
+from stc_lab.bench.vision import vision_rows
+from stc_lab.config import build, conf_dir, environment
+
+
+def other_methods(group: str, listed: Mapping[str, DictConfig], root: DictConfig, **settings: Any) -> dict[str, Any]:
+    """Methods of ``conf/<group>`` that are not ``listed``, by name, as they are but for ``settings`` that they have.
+
+    ``none`` is what all are compared with, and not among them. ``root`` holds what their files refer to.
+    """
+    known = {"none", *(node.get("name") for node in listed.values())}
+    found = {}
+    for path in sorted((conf_dir() / group).glob("*.yaml")):
+        node = OmegaConf.load(path)
+        if node.name not in known:
+            given = {key: value for key, value in settings.items() if key in node}
+            found[node.name] = OmegaConf.create({"seed": root.seed, "method": OmegaConf.merge(node, given)}).method
+    return found
+
+
+REKV = "rekv"
+
+
+class Bench:
+    """Checked settings and the methods they name. Raises ``ValueError`` for what cannot be measured."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self._backbones = chosen("backbones", cfg.backbones, (REKV, *BACKBONES))
+        validate(cfg, tuple(SIZES))
+        self._cfg = cfg
+        self.device = torch_device(cfg.device)
+        self.dtype = torch_dtype(cfg.dtype, self.device)
+        self._cachers = _methods("cacher", cfg.vision, cfg.vision.cachers, cfg)
+        self._pruners = _methods("pruner", cfg.prefill, cfg.prefill.pruners, cfg, budget=cfg.prefill.budget)
+        for pruner in self._pruners.values():
+            pruner.check(cfg.prefill.tokens_per_frame)
+
+    def rows(self, announce: Callable[[str], None] = lambda part: None) -> list[Row]:
+        """Measure all parts, vision first; ``announce`` is told the name of each before it starts."""
+        if self._cfg.num_threads is not None:
+            torch.set_num_threads(self._cfg.num_threads)
+        rows: list[Row] = []
+        for tower, sizes in self.towers() if self._cachers else ():
+            announce(f"vision tower {tower.name}")
+            rows += self._vision(tower, ", ".join(sizes))
+        for name in self._rekv_sizes() if self._pruners else ():
+            announce(f"prefill {name}")
+            rows += self._prefill(name)
+        for name in self.others() if self._pruners else ():
+            announce(f"memory of {name}")
+            rows += self._steps(name)
+        return rows
+
+    def _rekv_sizes(self) -> list[str]:
+        return list(self._cfg.sizes) if REKV in self._backbones else []
+
+    def others(self) -> list[str]:
+        return [name for name in self._backbones if name != REKV]
+
+    def towers(self) -> list[tuple[TowerSize, list[str]]]:
+        """The towers, each with the names of the sizes that share it."""
+        named = [(name, SIZES[name].tower) for name in self._rekv_sizes()]
+        named += [(name, BACKBONES[name].tower) for name in self.others()]
+        towers = {tower.name: tower for _, tower in named}
+        return [(tower, [name for name, own in named if own.name == tower.name]) for tower in towers.values()]
+
+    def _vision(self, tower: TowerSize, sizes: str) -> list[Row]:
+        settings = self._cfg.vision
+        torch.manual_seed(self._cfg.seed)
+        return vision_rows(
+            tower.slices(settings.num_layers, self.device, self.dtype),
+            self._cachers,
+            device=self.device,
+            sizes=sizes,
+            num_frames=settings.num_frames,
+            repeats=settings.repeats,
+            limit_s=self._cfg.limit_s,
+        )
+
+    def _probe_ms(self, size: Size) -> dict[str, Probed]:
+        """What the pruners ask of the vision tower."""
+        needs = {name: pruner.needs for name, pruner in self._pruners.items() if pruner.needs}
+        if not needs:
+            return {}
+        torch.manual_seed(self._cfg.seed)
+        (part,) = size.tower.slices(1, self.device, self.dtype)
+        side = isqrt(self._cfg.prefill.tokens_per_frame)
+        return {name: probe(part.tower, what, (side, side), self.device) for name, what in needs.items()}
+
+    def _prefill(self, name: str) -> list[Row]:
+        settings, size = self._cfg.prefill, SIZES[name]
+        torch.manual_seed(self._cfg.seed)
+        return prefill_rows(
+            random_decoder(size.text, settings.num_layers, self.device, self.dtype),
+            self._pruners,
+            probed=self._probe_ms(size),
+            sizes=name,
+            full_layers=size.text["num_hidden_layers"],
+            n_local=size.n_local,
+            tokens_per_frame=settings.tokens_per_frame,
+            num_frames=settings.num_frames,
+            limit_s=self._cfg.limit_s,
+        )
+
+    def _steps(self, name: str) -> list[Row]:
+        """The memory of a backbone other than ReKV, with the pruners that are listed, at the same share of tokens."""
+        prefill, steps = self._cfg.prefill, self._cfg.steps
+        share = prefill.budget / prefill.tokens_per_frame
+        listed = {label: self._pruners[label] for label in prefill.pruners}
+        pruners = {label: replace(pruner, budget=None, keep_ratio=share) for label, pruner in listed.items()}
+        torch.manual_seed(self._cfg.seed)
+        bench = StepBench(self.device, self.dtype, prefill.num_layers, steps.repeats, steps.stream_s, self._cfg.limit_s)
+        return bench.rows(name, BACKBONES[name], pruners)
+
+
+def _methods(group: str, part: DictConfig, listed: DictConfig, cfg: DictConfig, **settings: Any) -> dict[str, Any]:
+    """Methods by label: those listed, then, if wanted, all others there are."""
+    others = other_methods(group, listed, cfg, **settings) if part.all_methods else {}
+    return {label: build(node) for label, node in [*listed.items(), *others.items()]}
+
 
 ConfigStore.instance().store(name="bench_schema", node=BenchSettings)
 PIPE_WIDTH = 190

@@ -21,7 +21,8 @@ def clip(frames: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def check(dispider, clip: list[np.ndarray], num_frames: int) -> None:
-    result = run_endless(dispider, STCCacher(), STCPruner(budget=KEPT), clip, num_frames=num_frames, fps=1.0)
+    methods = STCCacher(), STCPruner(budget=KEPT)
+    result = run_endless(dispider.model, *methods, dispider.memory, clip, num_frames=num_frames, fps=1.0)
     assert result.misses == []
     num_clips = num_frames // CLIP_FRAMES
     stats = result.checkpoints[-1].stats
@@ -38,14 +39,15 @@ def test_two_thousand_frames(new_dispider, clip: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("offload", [False, True])
 def test_the_formula_holds_from_the_first_frame_on(new_dispider, clip: list[np.ndarray], offload: bool) -> None:
-    model = new_dispider(clip_frames=CLIP_FRAMES, offload=offload)
-    lane = Lane(model.open(STCCacher(), STCPruner(budget=KEPT)), clip, 1.0)
+    setup = new_dispider(clip_frames=CLIP_FRAMES, offload=offload)
+    lane = Lane(setup.open(STCCacher(), STCPruner(budget=KEPT)), clip, 1.0)
     for num_frames in range(1, 14):
         lane.push(1)
-        sizes = predicted(model, num_frames, KEPT)
+        sizes = predicted(setup.memory, setup.model, num_frames, KEPT)
         assert sizes.misses(lane.session.stats()) == [] and sizes.device.is_exact and sizes.host.is_exact
 
 
 def test_scenes_have_no_formula(new_dispider) -> None:
-    with pytest.raises(ValueError, match=r"backbone\.clips=scenes"):
-        predicted(new_dispider(clips="scenes"), 8, KEPT)
+    with pytest.raises(ValueError, match=r"memory\.clips=scenes"):
+        setup = new_dispider(clips="scenes")
+        predicted(setup.memory, setup.model, 8, KEPT)

@@ -5,22 +5,123 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Table
 
+from stc_lab.api import choice, memory_of
 from stc_lab.bench.app import device_name, dtype_name
-from stc_lab.bench.endless.clip import looped_clip
-from stc_lab.bench.endless.run import Endless, run_endless
-from stc_lab.bench.endless.settings import EndlessSettings, validate
-from stc_lab.bench.endless.table import as_table
-from stc_lab.bench.settings import torch_device, torch_dtype
+from stc_lab.bench.endless.formulas import Range
+from stc_lab.bench.endless.run import Endless, Growth, check_length, run_endless
+from stc_lab.bench.settings import chosen, torch_device, torch_dtype
 from stc_lab.config import build, conf_dir, environment
+from stc_lab.pocket.dataset import held_out_script
+from stc_lab.pocket.world.render import Renderer
+
+CLIP_FRAMES = 20
+
+
+def looped_clip(fps: float) -> list[np.ndarray]:
+    """Frames, uint8 [H, W, 3], of a pocket stream, ``fps`` a second; it begins anew where the script ends."""
+    script = held_out_script("test", 0)
+    renderer = Renderer(script)
+    return [renderer.frame((index / fps) % script.duration_s) for index in range(CLIP_FRAMES)]
+
+
+@dataclass
+class EndlessSettings:
+    """``models`` and ``memories``: settings of every backbone and of its own memory that differ from those of its YAML
+    file, by name; ``backbones``: those to run, or ``all``."""
+
+    backbones: Any = "all"
+    num_frames: int = 2000
+    fps: float = 2.0
+    device: str = "auto"
+    dtype: str | None = None
+    num_threads: int | None = None
+    models: dict[str, Any] = field(default_factory=dict)
+    memories: dict[str, Any] = field(default_factory=dict)
+    cacher: Any = None
+    pruner: Any = None
+    paths: Any = None
+
+
+def validate(cfg: DictConfig) -> list[str]:
+    """Names of the backbones to run. Raises ``ValueError`` naming the setting, its value and what is valid."""
+    check_length(cfg.num_frames, CLIP_FRAMES)
+    for name in ("fps", "num_threads"):
+        if cfg[name] is not None and cfg[name] <= 0:
+            raise ValueError(f"{name}={cfg[name]}: must be above 0")
+    return chosen("backbones", cfg.backbones, tuple(cfg.models))
+
+
+TEXTS = ("backbone",)
+COLUMNS = (
+    "backbone", "frame early", "late", "late / early", "memory early", "late", "late / early", "tokens", "device",
+    "predicted", "host", "predicted",
+)  # fmt: skip
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def as_table(results: Sequence[Endless], refused: Mapping[str, str], title: str) -> Table:
+    """One line per backbone; ``refused``: reasons why one was not run."""
+    table = Table(title=title)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in TEXTS else "right", no_wrap=True)
+    for result in results:
+        table.add_row(*_cells(result))
+    table.caption = "\n".join(
+        [
+            "ms per frame in the second (early) and last (late) tenth of the stream, measured in alternation: medians, "
+            "quartiles of the ratio; memory: the step into the memory alone. Sizes: at the end, against the formula.",
+            *(f"{name}: {reason}" for name, reason in refused.items()),
+            *(f"NOT AS PREDICTED: {result.backbone} {miss}" for result in results for miss in result.misses),
+        ]
+    )
+    return table
+
+
+def _cells(result: Endless) -> tuple[str, ...]:
+    end = result.checkpoints[-1]
+    stats, sizes = end.stats, end.sizes
+    return (
+        result.backbone,
+        *_growth(result.frame),
+        *_growth(result.memory),
+        f"{stats['num_tokens']:,}",
+        amount(stats["kv_bytes_device"]),
+        _range(sizes.device),
+        amount(stats["kv_bytes_host"]),
+        _range(sizes.host),
+    )
+
+
+def _growth(growth: Growth) -> tuple[str, str, str]:
+    low, high = growth.ratio_quartiles
+    return f"{growth.early_ms:.2f}", f"{growth.late_ms:.2f}", f"{growth.ratio:.2f} ({low:.2f} .. {high:.2f})"
+
+
+def _range(wanted: Range) -> str:
+    return "exact" if wanted.is_exact else f"{amount(wanted.low)} .. {amount(wanted.high)}"
+
+
+def amount(num_bytes: int) -> str:
+    """Bytes in a decimal unit."""
+    for unit, size in UNITS:
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} B"
+
 
 ConfigStore.instance().store(name="endless_schema", node=EndlessSettings)
 TABLE_WIDTH = 210
@@ -46,7 +147,7 @@ def measure(cfg: DictConfig, run_dir: Path) -> list[Endless]:
     A backbone that cannot be run with these settings is left out, and the table says why.
     """
     names, device = validate(cfg), torch_device(cfg.device)
-    dtype = dtype_name(torch_dtype(cfg.dtype, device))
+    dtype = torch_dtype(cfg.dtype, device)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     results, refused = [], {}
@@ -57,21 +158,23 @@ def measure(cfg: DictConfig, run_dir: Path) -> list[Endless]:
                 results.append(_measure(cfg, name, device, dtype))
             except ValueError as error:
                 refused[name] = str(error)
-    title = f"An endless stream, {cfg.num_frames} frames ({device_name(device)}, {dtype})"
+    title = f"An endless stream, {cfg.num_frames} frames ({device_name(device)}, {dtype_name(dtype)})"
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     console.print(as_table(results, refused, title))
-    _save(results, refused, cfg, run_dir, dtype)
+    _save(results, refused, cfg, run_dir, dtype_name(dtype))
     console.print(f"written to {run_dir / 'endless.json'}")
     return results
 
 
-def _measure(cfg: DictConfig, name: str, device: torch.device, dtype: str) -> Endless:
+def _measure(cfg: DictConfig, name: str, device: torch.device, dtype: torch.dtype) -> Endless:
     cacher, pruner, clip = build(cfg.cacher), build(cfg.pruner), looped_clip(cfg.fps)
-    backbone = build(cfg.models[name], device=str(device), dtype=dtype)
-    view = getattr(backbone, "view", None)
-    tokens = view(*clip[0].shape[:2]).tokens_per_frame if view else backbone.tokens_per_frame
-    common = {"num_frames": cfg.num_frames, "fps": cfg.fps}
-    return run_endless(backbone, cacher, pruner, clip, tokens_per_frame=tokens, **common)
+    memory = choice("memory", memory_of(name), **(cfg.memories.get(name) or {}))
+    settings = choice("backbone", name, **(cfg.models[name] or {}))
+    settings.check(cacher, pruner, memory)
+    model = settings.load(device, dtype)
+    grid = model.encoder(clip[0].shape[:2]).grid
+    common = {"num_frames": cfg.num_frames, "fps": cfg.fps, "tokens_per_frame": grid[0] * grid[1]}
+    return run_endless(model, cacher, pruner, memory, clip, **common)
 
 
 def _save(results: list[Endless], refused: dict[str, str], cfg: DictConfig, run_dir: Path, dtype: str) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stc_lab.backbones.base import Backbone
-from stc_lab.backbones.session import StreamSession
-from stc_lab.bench.endless.formulas import predicted
-from stc_lab.bench.endless.sizes import Sizes
+from stc_lab.backbones.base import VideoModel
+from stc_lab.bench.endless.formulas import Sizes, predicted
 from stc_lab.bench.rows import median, quartiles
-from stc_lab.cachers import Cacher
-from stc_lab.pruners import Pruner
+from stc_lab.cachers.base import Cacher
+from stc_lab.memories.base import Memory
+from stc_lab.pruners.base import Pruner
+from stc_lab.session import StreamSession
 
 TENTHS, PAIRS = 10, 10
 """A tenth of the stream is measured in ten groups of frames, each paired with one of the other tenth."""
@@ -88,9 +88,10 @@ class Lane:
 
 
 def run_endless(
-    backbone: Backbone,
+    model: VideoModel,
     cacher: Cacher,
     pruner: Pruner,
+    memory: Memory,
     clip: Sequence[np.ndarray],
     *,
     num_frames: int,
@@ -104,17 +105,17 @@ def run_endless(
     """
     check_length(num_frames, len(clip))
     tenth = num_frames // TENTHS
-    kept = pruner.num_kept(tokens_per_frame or backbone.tokens_per_frame)
-    early, late = (Lane(backbone.open(cacher, pruner), clip, fps) for _ in range(2))
+    kept = pruner.num_kept(tokens_per_frame or model.facts.tokens_per_frame)
+    early, late = (Lane(StreamSession(model, cacher, pruner, memory), clip, fps) for _ in range(2))
     early.push(tenth)
     checkpoints = []
     for _ in range(TENTHS - 1):
         late.push(tenth)
-        checkpoints.append(_checkpoint(backbone, late, kept))
+        checkpoints.append(_checkpoint(late, kept))
     times = _alternate(early, late, tenth // PAIRS)
-    checkpoints.append(_checkpoint(backbone, late, kept))
+    checkpoints.append(_checkpoint(late, kept))
     frame, memory = (Growth.of(*(part[:, kind] for part in times)) for kind in (0, 1))
-    return Endless(backbone.name, num_frames, frame, memory, checkpoints)
+    return Endless(model.settings.name, num_frames, frame, memory, checkpoints)
 
 
 def check_length(num_frames: int, clip_frames: int) -> None:
@@ -136,6 +137,8 @@ def _alternate(early: Lane, late: Lane, group: int) -> tuple[np.ndarray, np.ndar
     return np.array(times[early]), np.array(times[late])
 
 
-def _checkpoint(backbone: Backbone, lane: Lane, kept: int) -> Checkpoint:
+def _checkpoint(lane: Lane, kept: int) -> Checkpoint:
     stats = lane.session.stats()
-    return Checkpoint(lane.num_frames, stats, predicted(backbone, lane.num_frames, kept))
+    return Checkpoint(
+        lane.num_frames, stats, predicted(lane.session.settings, lane.session.model, lane.num_frames, kept)
+    )
