@@ -12,7 +12,7 @@ from stc_lab.backbones.qwen_vl.layout import Axes
 from stc_lab.backbones.qwen_vl.loading import LoadedQwen
 from stc_lab.backbones.qwen_vl.memory import Memory, Patch
 from stc_lab.backbones.qwen_vl.options import QwenOptions
-from stc_lab.backbones.qwen_vl.pocket import pocket_tokenizer
+from stc_lab.training.models.qwen_vl import pocket_tokenizer
 from stc_lab.backbones.qwen_vl.prompts import VIDEO_PAD
 from stc_lab.backbones.streamingvlm.memory import StreamingMemory
 from stc_lab.backbones.streamingvlm.options import StreamingVLMOptions
