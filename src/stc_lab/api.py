@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stc_lab.backbones.base import Backbone, VideoModel
 from stc_lab.cachers.base import Cacher
-from stc_lab.config import build, conf_dir
+from stc_lab.config import build, conf_dir, validate
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import Memory
 from stc_lab.pruners.base import Pruner
@@ -55,13 +55,11 @@ def run(*overrides: str, run_dir: str | Path) -> dict[str, Any]:
 
     Raises ``ValueError`` on user mistakes before anything loads.
     """
-    from stc_lab.config import validate
-    from stc_lab.predict.run import run_experiment
+    from stc_lab.experiment import run_experiment
 
-    cfg = composed(*overrides)
-    validate(cfg)
-    OmegaConf.resolve(cfg)
-    return run_experiment(cfg, Path(run_dir))
+    settings = validate(composed(*overrides))
+    OmegaConf.resolve(settings.cfg)
+    return run_experiment(settings, Path(run_dir))
 
 
 def composed(*overrides: str) -> DictConfig:

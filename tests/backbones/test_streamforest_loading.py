@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stc_lab.api import open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.streamforest import StreamForest, new_pocket_streamforest
+from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.backbones.streamforest.checkpoint import SO400M, save_streamforest, vision_settings
 from stc_lab.backbones.streamforest.model import BEFORE_VIDEO, StreamForestVideoModel, after_video
-from stc_lab.backbones.streamforest.pocket import POCKET_SIZES, pocket_tokenizer
 from stc_lab.cachers.none import NoCacher
 from stc_lab.memories.streamforest import StreamForestMemory, time_message
 from stc_lab.pruners.none import NoPruner
-from stc_lab.api import open_session
+from stc_lab.training.models.streamforest import POCKET_SIZES, new_pocket_streamforest, pocket_tokenizer
 from stc_lab.types import Question
 
 HUB_ID = "MCG-NJU/StreamForest-Qwen2-7B"

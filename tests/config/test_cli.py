@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import stc_lab as stc_lab_package
 from stc_lab.cli import objective
 
 SUMMARY = {"accuracy": 0.75, "latency_ms": {"vision": {"median": 12}}, "coverage": None, "note": "text"}
@@ -168,6 +169,14 @@ def test_experiment_of_several_runs_without_multirun_is_pointed_out(stc_lab, cap
 def test_a_command_line_that_does_not_compose_is_explained(stc_lab, capsys):
     assert stc_lab("pruner.bugdet=3") == 1
     assert "Did you mean 'budget'?" in capsys.readouterr().err
+
+
+def test_python_runs_what_the_command_line_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr("stc_lab.experiment.run_experiment", lambda settings, run_dir: (settings, run_dir))
+    settings, run_dir = stc_lab_package.run("pruner.budget=8", run_dir=tmp_path / "run")
+    assert (settings.pruner.budget, settings.cfg.pruner.budget, run_dir) == (8, 8, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"pruner.budget=0"):
+        stc_lab_package.run("pruner.budget=0", run_dir=tmp_path)
 
 
 def test_objective():

@@ -10,10 +10,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lab import load, open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.cachers.none import NoCacher
 from stc_lab.pocket.dataset import ensure_streams
 from stc_lab.pocket.probe import Probe, choices
-from stc_lab.pruners.none import NoPruner
 
 FOLDER = POCKET_ROOT / "rekv"
 

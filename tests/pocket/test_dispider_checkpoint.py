@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stc_lab.api import open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.model import DispiderVideoModel
@@ -21,10 +22,9 @@ from stc_lab.pocket.decisions import (
     watch_stream,
     with_interval,
 )
-from stc_lab.pocket.training.features import coded_frames
+from stc_lab.pocket.world.codec import coded_frames
 from stc_lab.pocket.world.questions import sample_questions
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.api import open_session
 from stc_lab.types import Decision, Question
 
 FOLDER = POCKET_ROOT / "dispider"

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from stc_lab.api import open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.backbones.streamforest.model import StreamForestVideoModel
-from stc_lab.backbones.streamforest.pocket import POCKET_SIZES
 from stc_lab.cachers.base import Cacher
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.memories.streamforest import StreamForestMemory
 from stc_lab.pocket.dataset import ensure_streams
 from stc_lab.pruners.stc import STCPruner
-from stc_lab.api import open_session
+from stc_lab.training.models.streamforest import POCKET_SIZES
 from stc_lab.types import Stream
 from stc_lab.video import open_video
 

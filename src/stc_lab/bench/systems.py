@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stc_lab.backbones.dispider.compressor import Compressor
 from stc_lab.backbones.dispider.networks import projector
-from stc_lab.backbones.qwen_vl.pocket import pocket_tokenizer
+from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.bench.rows import Row
 from stc_lab.bench.sizes import BackboneSize, random_decoder
 from stc_lab.bench.steps import NONE, Cost, FillingDecoder, Lane, Part, TimedDecoder, random_tokens, step_rows
@@ -233,6 +234,11 @@ class TurnLane(Lane):
 def vocabulary_size() -> int:
     """Words that the decoders must know."""
     return len(pocket_tokenizer())
+
+
+def pocket_tokenizer() -> PreTrainedTokenizerBase:
+    """Of the pocket model on Qwen2-VL."""
+    return AutoTokenizer.from_pretrained(POCKET_ROOT / "livecc")
 
 
 def silent_memory(system: str) -> SpeakingMemory:

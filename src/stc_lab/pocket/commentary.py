@@ -133,7 +133,9 @@ def measure(model, split: str, num_streams: int, fps: float, cacher, pruner, roo
         true += (right := lines_true(events, lines))
         said_in += [stream.stream_id] * len(hits)
         true_in += [stream.stream_id] * len(right)
-    table = Table("measure", "percent", "95 % CI", "number", title=f"{model.settings.name}, {fps:g} fps, {num_streams} streams")
+    table = Table(
+        "measure", "percent", "95 % CI", "number", title=f"{model.settings.name}, {fps:g} fps, {num_streams} streams"
+    )
     table.add_row(*rate("events said within 2 s", said, said_in))
     table.add_row(*rate("lines that are true", true, true_in))
     return table

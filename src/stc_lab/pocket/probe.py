@@ -22,14 +22,14 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lab.pocket.dataset import QUESTIONS_PER_STREAM, held_out_script
 from stc_lab.pocket.tokenizer import build_tokenizer
-from stc_lab.pocket.training.batches import CELLS, QuestionEncoder, QuestionTokens, label_stream
-from stc_lab.pocket.training.features import see_stream
-from stc_lab.pocket.training.language import LanguageModel
-from stc_lab.pocket.training.vision import VisionModel
 from stc_lab.pocket.world.questions import FAMILIES, PocketQuestion, sample_questions
 from stc_lab.pruners.random import RandomPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.results.statistics import confidence_interval
+from stc_lab.training.batches import CELLS, QuestionEncoder, QuestionTokens, label_stream
+from stc_lab.training.features import see_stream
+from stc_lab.training.language import LanguageModel
+from stc_lab.training.vision import VisionModel
 
 BUDGETS = (196, 128, 64, 32, 16, 8)
 

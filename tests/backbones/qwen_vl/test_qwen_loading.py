@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lab.backbones.qwen_vl import pocket
 from stc_lab.backbones.qwen_vl.model import LiveCC, QwenModel, StreamingVLM
 from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.memories import livecc, oneshot, streamingvlm
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.session import StreamSession
+from stc_lab.training.models import qwen_vl as pocket
 
 BACKBONES = {"livecc": LiveCC, "streamingvlm": StreamingVLM}
 MEMORIES = {"livecc": livecc.LiveCC, "streamingvlm": streamingvlm.StreamingVLM}

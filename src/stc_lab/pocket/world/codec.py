@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import av
 import numpy as np
 
 from stc_lab.pocket.world.render import Renderer
+from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 
 
@@ -24,6 +26,14 @@ def write_video(renderer: Renderer, path: Path, fps: int = NATIVE_FPS, crf: int 
             picture = av.VideoFrame.from_ndarray(renderer.frame(index / fps), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+
+
+def coded_frames(script: Script) -> list[np.ndarray]:
+    """All frames of a stream, uint8 [H, W, 3] each, as they come back from h264."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(Renderer(script), Path(file.name))
+        with av.open(file.name) as container:
+            return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def codec_like(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

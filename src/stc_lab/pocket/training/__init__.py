@@ -1,1 +1,0 @@
-"""The training recipe of the pocket models (``python -m stc_lab.pocket.train``)."""

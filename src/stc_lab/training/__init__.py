@@ -1,0 +1,1 @@
+"""How the pocket models were made. It stands on top of everything: no other room imports it."""
