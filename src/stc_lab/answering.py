@@ -76,7 +76,7 @@ def answer(model: VideoModel, reading: Reading, question: Question, timer: Stage
 
 
 def _choices(model: VideoModel, question: Question, reader: str, logits: Tensor) -> dict[str, float]:
-    """What is chosen from, one token each, with its ``logits`` [V]; of a generated answer the letters, for the record."""
+    """What is chosen from, one token each, with its ``logits`` [V]; of a generated answer the letters alone."""
     words: Sequence[str] = OFFICIAL_CHOICES if reader == "choice_logits" else question.letters
     ids = [model.letter_id(word) for word in words]
     return dict(zip(words, logits[ids].tolist(), strict=True)) if words else {}

@@ -24,8 +24,8 @@ def load(
     dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> VideoModel:
-    """A model by the name of its YAML file in ``conf/backbone``, with its settings (``checkpoint=...``), or from settings
-    that were built already.
+    """A model by the name of its YAML file in ``conf/backbone``, with its settings (``checkpoint=...``), or from
+    settings that were built already.
 
     Fetches a hub id where there is a network. Raises ``ValueError`` naming a setting that cannot work.
     """

@@ -58,7 +58,13 @@ class StreamEncoder:
     """
 
     def __init__(
-        self, model: VideoModel, cacher: Cacher, needs: frozenset[str], timer: StageTimer, projects: bool, features: bool
+        self,
+        model: VideoModel,
+        cacher: Cacher,
+        needs: frozenset[str],
+        timer: StageTimer,
+        projects: bool,
+        features: bool,
     ) -> None:
         self.pairing = model.pairing()
         self.observer: FrameObserver | None = None
@@ -66,14 +72,16 @@ class StreamEncoder:
         self._model, self._cacher, self._timer = model, cacher, timer
         self._projects, self._wants_features = projects, features
         self._state = cacher.new_state()
-        self._saliency = TokenSaliency(needs)
+        self._saliency = TokenSaliency(needs) if needs else None
         self._view: FrameEncoder | None = None
 
     def changes_size(self, frame: np.ndarray) -> bool:
         """Whether ``frame``, [..., H, W, 3], is shown to the tower at another size than those before it."""
         return self._view is not None and self._model.encoder(frame.shape[-3:-1]) is not self._view
 
-    def encode(self, frames: Sequence[np.ndarray], times_s: Sequence[float], spans: Sequence[Span]) -> list[EncodedFrame]:
+    def encode(
+        self, frames: Sequence[np.ndarray], times_s: Sequence[float], spans: Sequence[Span]
+    ) -> list[EncodedFrame]:
         """Frames of one size, which pass the tower together: in the stages ``preprocess``, ``vision``, ``project``."""
         if self.changes_size(frames[0]):
             self._state = self._cacher.new_state()
@@ -82,8 +90,7 @@ class StreamEncoder:
         with timer.stage("preprocess"):
             pixels = view.preprocess(frames)
         with timer.stage("vision"):
-            encoded = self._cacher.encode(self._saliency.view(view.tower), pixels, self._state)
-            saliencies = self._saliency.collect(encoded.traces, merged=encoded.sizes is not None)
+            encoded, saliencies = self._encode(view.tower, pixels)
         with timer.stage("project"):
             projected = self._project(view, encoded)
         latency_ms = {stage: ms / len(frames) for stage, ms in timer.drain().items()}
@@ -115,6 +122,13 @@ class StreamEncoder:
     def project_merged(self, features: Tensor) -> Tensor:
         """Features [N, C] of the tower, merged or not, -> visual tokens [N, H] of the language model."""
         return self._view.project_merged(features[None])[0]
+
+    def _encode(self, tower: VisionTower, pixels: Tensor) -> tuple[Encoded, list[Saliency | None]]:
+        """Features of the frames, and what the pruner asked of the tower about each."""
+        if self._saliency is None:
+            return self._cacher.encode(tower, pixels, self._state), [None] * len(pixels)
+        encoded = self._cacher.encode(self._saliency.view(tower), pixels, self._state)
+        return encoded, self._saliency.collect(encoded.traces, merged=encoded.sizes is not None)
 
     def _project(self, view: FrameEncoder, encoded: Encoded) -> Tensor:
         if not self._projects:

@@ -26,7 +26,7 @@ from stc_lab.vision.saliency import SaliencyReading
 
 @final
 class StreamSession:
-    """All state of one stream: pairing, cacher reference, pruner history, memory. Sessions on one model are independent.
+    """All state of one stream: pairing, cacher reference, pruner history, memory. Sessions on a model are independent.
 
     Frames pass the tower in chunks of the cacher's ``chunk_size`` and the pruner in windows of its ``window_frames``,
     both counted from the start of the stream, so how frames are divided over calls of :meth:`push` changes nothing. A
@@ -54,7 +54,8 @@ class StreamSession:
         self._is_open = True
         model, projects = self.model, self.settings.takes == "tokens"
         needs = self.pruner.needs if projects else frozenset()
-        self._encoder = StreamEncoder(model, self.cacher, needs, self.timer, projects, "features" in self.settings.needs)
+        features = "features" in self.settings.needs
+        self._encoder = StreamEncoder(model, self.cacher, needs, self.timer, projects, features)
         self._pruner_state = self.pruner.new_state()
         self._pending: list[EncodedFrame] = []
         self._reports: list[FrameReport] = []
@@ -160,7 +161,7 @@ class StreamSession:
 
     @torch.inference_mode()
     def watch(self, question: Question) -> None:
-        """Decide from now on when to answer ``question``: reports carry the decisions. ``ValueError`` without a trigger,
+        """Decide from now on when to answer ``question``: reports carry decisions. ``ValueError`` without a trigger,
         or for a question that is empty or watched already."""
         self._require_question(question)
         self._require_trigger().watch(question)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from stc_lab.backbones.preprocessing import FramePreprocessor
+from stc_lab.vision.tower import FramePreprocessor
 
 CONFIG = {
     "size": {"height": 54, "width": 54},

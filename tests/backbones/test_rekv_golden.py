@@ -48,7 +48,8 @@ def golden_backbone(shared_dir: Path, facts: dict, checkpoint_folder: Path, tmp_
     (tmp_path / "config.json").write_text(json.dumps(config))
     processor = tmp_path / "video_preprocessor_config.json"
     processor.write_text(json.dumps({**json.loads(processor.read_text()), "size": size}))
-    return LlavaOnevision(checkpoint=str(tmp_path), tokens_per_frame=facts["tokens_per_frame"]).load(dtype=torch.float32)
+    settings = LlavaOnevision(checkpoint=str(tmp_path), tokens_per_frame=facts["tokens_per_frame"])
+    return settings.load(dtype=torch.float32)
 
 
 @torch.no_grad()

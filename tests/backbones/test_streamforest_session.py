@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stc_lab.api import open_session
 from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.backbones.streamforest.model import BEFORE_VIDEO, StreamForestVideoModel, after_video
 from stc_lab.cachers.none import NoCacher
@@ -21,7 +22,6 @@ from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.pruners.uniform import UniformPruner
 from stc_lab.pruners.vidcom2 import VidCom2Pruner
-from stc_lab.api import open_session
 from stc_lab.session import StreamSession
 from stc_lab.types import Answer, FrameReport, Question
 

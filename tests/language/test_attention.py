@@ -7,8 +7,17 @@ import torch
 from torch import Tensor
 
 from stc_lab.language import attention
-from stc_lab.language.attention import Part, attend, attend_parts, attend_with_lse, grouped, ungrouped
-from stc_lab.language.attention import BandMask, FadingMask, far_mask
+from stc_lab.language.attention import (
+    BandMask,
+    FadingMask,
+    Part,
+    attend,
+    attend_parts,
+    attend_with_lse,
+    far_mask,
+    grouped,
+    ungrouped,
+)
 
 SCALE = 0.4
 

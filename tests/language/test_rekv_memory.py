@@ -13,7 +13,7 @@ from stc_lab.language import TextDecoder
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.language.caches.rekv import ReKVStore
 from stc_lab.language.caches.retrieval import ReKVSettings
-from stc_lab.language.caches.sliding import ChunkPlanner
+from stc_lab.language.caches.windowed import ChunkPlanner
 
 NewMemory = Callable[..., ReKVStore]
 INIT, QUESTION, PROMPT = [7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stc_lab.language.caches.blocks import BlockPool, HostMemory
 from stc_lab.language.caches.base import TokenBuffer
 from stc_lab.language.caches.retrieval import block_scores, checked_indices, top_blocks
+from stc_lab.language.caches.windowed import BlockPool, HostMemory
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stc_lab.backbones.checkpoints import Checkpoint, LoadedText, fetched_checkpoint, stored_checkpoint
+from stc_lab.backbones.checkpoints import Checkpoint, fetched_checkpoint, stored_checkpoint
 from stc_lab.cachers.base import Cacher
+from stc_lab.language.chat import LoadedText
 from stc_lab.language.decoder import TextDecoder
 from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence, sequence
 from stc_lab.memories.base import Layout, Memory, ModelFacts
@@ -84,7 +85,7 @@ class Backbone(ABC):
                 "token by its place; use another cacher, or merge after the tower with pruner=visionzip"
             )
         if cacher.merged_tokens is not None and "merged_tokens" not in facts.offers:
-            raise ValueError(f"cacher.output=merged: backbone={self.name} needs its own grid of tokens; use output=grid")
+            raise ValueError(f"cacher.output=merged: backbone={self.name} needs its own grid of tokens; set grid")
         if memory.takes == "tokens":
             pruner.check(num_to_prune(facts, cacher))
         memory.check(facts, cacher, pruner)

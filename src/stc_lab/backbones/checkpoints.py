@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 POCKET_ROOT = Path(__file__).resolve().parents[1] / "pocket" / "checkpoints"
 LAB_FILE = "stc_lab.json"
@@ -146,21 +146,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-class LoadedText:
-    """A loaded checkpoint as far as text is concerned; ``stop_ids`` end an answer."""
-
-    tokenizer: PreTrainedTokenizerBase
-    stop_ids: frozenset[int]
-
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of ``text`` as it stands, chat markers included and nothing added."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def text(self, token_ids: Collection[int]) -> str:
-        """Text of generated ids without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 @contextmanager

@@ -14,18 +14,18 @@ from torch import Tensor
 from stc_lab.backbones.base import Backbone, VideoModel
 from stc_lab.backbones.checkpoints import (
     Checkpoint,
-    LoadedText,
     no_progress_bar,
     require_all_weights,
     stop_ids_of,
 )
-from stc_lab.backbones.preprocessing import FramePreprocessor
+from stc_lab.language.chat import LoadedText
 from stc_lab.language.decoder import TextDecoder
 from stc_lab.language.sequence import Clip, Embedded, Segment, Text
 from stc_lab.measure.flops import projector_flops
 from stc_lab.memories.base import ModelFacts
 from stc_lab.types import Question, VisualTokens
 from stc_lab.vision import SiglipTower
+from stc_lab.vision.tower import FramePreprocessor
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
@@ -95,7 +95,7 @@ class LlavaOnevision(Backbone):
 
 
 class LlavaModel(VideoModel):
-    """``model`` is the Hugging Face model. Frames of any size are resized to one, so there is one encoder: the model."""
+    """``model`` is the Hugging Face model. Frames of any size are resized to one: the model is its own encoder."""
 
     def __init__(self, settings: LlavaOnevision, facts: ModelFacts, loaded: LoadedLlava) -> None:
         super().__init__(settings, facts)

@@ -25,7 +25,7 @@ class Reader(Protocol):
 
 
 class ReadableContext(Protocol):
-    """What a question is read into. ``ids``: of all tokens so far, of which ``num_visual`` are visual; ``flops``: of all
+    """What a question is read into. ``ids``: of all tokens so far, ``num_visual`` of them visual; ``flops``: of all
     passes."""
 
     ids: list[int]
@@ -78,9 +78,7 @@ class Context:
         positions = None if self._counts_on else sequence.positions
         if positions is not None:
             positions = positions.to(sequence.embeds.device)
-        hidden = decoder(
-            sequence.embeds, self.store, positions, per_layer=sequence.per_layer, visual=sequence.visual
-        )
+        hidden = decoder(sequence.embeds, self.store, positions, per_layer=sequence.per_layer, visual=sequence.visual)
         self.cursor = sequence.cursor
         self.ids += sequence.ids
         self.num_visual += len(sequence.visual)

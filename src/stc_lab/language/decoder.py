@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stc_lab.language.attention import rotary_of
 from stc_lab.language.caches.base import DecoderShape, KVStore, Placed, Step
-from stc_lab.language.rotary import rotary_of
 from stc_lab.measure.flops import TextSizes
 
 

@@ -167,9 +167,9 @@ class Memory(ABC):
         missing = sorted(need for need in self.needs if need not in facts.offers)
         if missing:
             wanted = ", ".join(NEEDS.get(need, need) for need in missing)
-            raise ValueError(f"memory={self.name}: it needs {wanted}, which backbone.checkpoint={facts.checkpoint} has not")
+            raise ValueError(f"memory={self.name}: needs {wanted}, not in backbone.checkpoint={facts.checkpoint}")
         if "places" in self.needs and cacher.merged_tokens is not None:
-            raise ValueError(f"memory={self.name}: it needs {NEEDS['places']}; cacher.output=merged leaves none, use grid")
+            raise ValueError(f"memory={self.name}: needs {NEEDS['places']}; cacher.output=merged leaves none, use grid")
 
     @abstractmethod
     def open(self, model: Model, timer: StageTimer) -> MemoryState:

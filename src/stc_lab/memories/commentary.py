@@ -18,7 +18,7 @@ from stc_lab.types import TimedText, VisualTokens
 
 
 class SpeakingModel(Model, Protocol):
-    """A model that was trained to speak while it watches: ``silence_id`` says nothing, ``end_of_turn_id`` ends a turn."""
+    """A model trained to speak while it watches: ``silence_id`` says nothing, ``end_of_turn_id`` ends a turn."""
 
     silence_id: int
     end_of_turn_id: int
@@ -28,9 +28,9 @@ class SpeakingModel(Model, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeakingMemory(Memory):
-    """Settings of comments. ``query``: what the viewer asks for in the first turn; ``commentary=False``: stay silent and
-    only answer; ``commentary_tokens``: longest comment; ``repetition_penalty``, ``temperature``, ``seed`` of comments;
-    ``upstream_quirks``: as the released code."""
+    """Settings of comments. ``query``: what the viewer asks for in the first turn; ``commentary=False``: stay silent
+    and only answer; ``commentary_tokens``: longest comment; ``repetition_penalty``, ``temperature``, ``seed``: of
+    comments; ``upstream_quirks``: as the released code."""
 
     query: str = ""
     commentary: bool = True

@@ -62,7 +62,7 @@ class Recent(Memory):
             fix = f"lower memory.num_frames to at most {(limit - 1) // kept}, or lower pruner.budget"
         field = "budget" if self.keeps_by_budget else "num_frames"
         raise ValueError(
-            f"memory.{field}={getattr(self, field)}: so many frames of {kept} tokens do not fit the {limit} positions of "
+            f"memory.{field}={getattr(self, field)}: frames of {kept} tokens do not fit the {limit} positions of "
             f"backbone.checkpoint={facts.checkpoint}; {fix}"
         )
 
@@ -93,8 +93,8 @@ class RecentState(MemoryState):
         return prompt_reading(self._model, frames, {"retrieve": 0})
 
     def stats(self) -> dict[str, int]:
-        """``num_tokens``, ``num_blocks``: visual tokens and frames in the window; ``kv_bytes_device``: bytes kept between
-        two frames, here embeddings. A question's prompt is in its own record."""
+        """``num_tokens``, ``num_blocks``: visual tokens and frames in the window; ``kv_bytes_device``: bytes kept
+        between two frames, here embeddings. A question's prompt is in its own record."""
         return token_stats(self.window)
 
     def close(self) -> None:

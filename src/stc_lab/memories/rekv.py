@@ -1,4 +1,4 @@
-"""``memory=rekv``: every frame a block of keys and values, retrieved per question and layer (ReKV, arXiv:2503.00540)."""
+"""``memory=rekv``: every frame a block of keys and values, retrieved per question and layer (arXiv:2503.00540)."""
 
 from __future__ import annotations
 

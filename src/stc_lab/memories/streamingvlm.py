@@ -3,9 +3,9 @@
 The cache keeps a sink and a window of text, and a window of vision. The file follows the life of a round: settings and
 windows, what leaves before a round begins, the sequence in step with its cache, then the rounds themselves.
 
-The released code differs in four ways, which ``upstream_quirks`` copies: it cuts the last token of an answer that moves,
+The released code differs in four ways, which ``upstream_quirks`` copies: it cuts the last token of a moving answer,
 whether it is `` ...`` or not; it keeps one token of the previous text less than configured, and cuts when the limit is
-reached, not exceeded; the query goes with the first user turn, while here it moves to the oldest one that is left; and it
+reached, not exceeded; the query goes with the first user turn, here it moves to the oldest one that is left; and it
 counts windows of seconds in rounds.
 """
 

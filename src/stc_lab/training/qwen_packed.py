@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from stc_lab.language.rotary import rotary_of
+from stc_lab.language.attention import rotary_of
 from stc_lab.training.causal import heads_of
 
 

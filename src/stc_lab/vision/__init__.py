@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stc_lab.vision.prenorm import ClipTower, SiglipTower
 from stc_lab.vision.qwen import QwenTower
 from stc_lab.vision.saliency import TokenSaliency
-from stc_lab.vision.tower import Block, TowerFacts, VisionTower
+from stc_lab.vision.tower import Block, ClipTower, SiglipTower, TowerFacts, VisionTower
 
 __all__ = ["Block", "ClipTower", "QwenTower", "SiglipTower", "TokenSaliency", "TowerFacts", "VisionTower"]

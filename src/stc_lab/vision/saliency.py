@@ -211,9 +211,7 @@ class TokenSaliency:
             found.append(self.last)
         return found
 
-    def _of(
-        self, tower: VisionTower, entered: BlockInput, groups: Sequence[Tensor] | None, merged: bool
-    ) -> Saliency:
+    def _of(self, tower: VisionTower, entered: BlockInput, groups: Sequence[Tensor] | None, merged: bool) -> Saliency:
         block = tower.blocks[self._layer]
         if groups is None:
             return Saliency(tower, block, self._needs, entered)

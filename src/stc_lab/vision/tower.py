@@ -1,6 +1,7 @@
-"""What the lab asks of a vision tower: embeddings, a list of pre-norm blocks, a final step; and attention in a block.
+"""What the lab asks of a vision tower, and the pre-norm towers (SigLIP, CLIP), from pixels to features.
 
-A cacher never sees a model class. It sees blocks whose steps can be run for all tokens or for some of them.
+A cacher never sees a model class. It sees embeddings, a list of blocks whose steps can be run for all tokens or for
+some of them, a final step, and attention in a block.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 PLAIN_BELOW, FAST_FROM = 128, 192
@@ -183,3 +187,181 @@ def _few_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tens
         padded = pad(query, (0, 0, 0, FAST_FROM - num_queries))
         return _fused(padded, key, value, scale)[..., :num_queries, :]
     return _fused(query, key, value, scale)
+
+
+@dataclass(frozen=True)
+class FramePreprocessor:
+    """Resize, rescale and normalise as an image or video processor of transformers does.
+
+    ``size`` is (height, width), the aspect ratio is not kept; ``resample`` is PIL's code (3: bicubic). Resizing
+    is PIL's, which the processors' PIL variants use as well; the torchvision variants round differently by at
+    most one step of 255.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rescale_factor: float = 1 / 255
+    resample: int = 3
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], source: str) -> FramePreprocessor:
+        """From the content of a ``(video_)preprocessor_config.json``, called ``source`` in messages.
+
+        Raises ``ValueError`` for processors that crop, that do not resize to a fixed height and width, or whose
+        mean and deviation are not written down (class defaults of transformers differ from the checkpoints').
+        """
+        size = config.get("size")
+        if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+            raise ValueError(f"{source}: size={size} is not supported, it must give height and width")
+        if config.get("do_center_crop"):
+            raise ValueError(f"{source}: do_center_crop=true is not supported")
+        missing = [key for key in ("image_mean", "image_std") if config.get(key) is None]
+        if config.get("do_normalize", True) and missing:
+            raise ValueError(f"{source}: {', '.join(missing)} missing")
+        normalise = config.get("do_normalize", True)
+        return cls(
+            size=(int(size["height"]), int(size["width"])),
+            mean=tuple(config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+            rescale_factor=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
+            resample=int(config.get("resample", 3)),
+        )
+
+    def __call__(self, frames: Sequence[np.ndarray], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Frames, uint8 [H, W, 3] each and of any size -> pixels [F, 3, height, width]."""
+        resized = torch.from_numpy(np.stack([self.resize(frame) for frame in frames]))
+        scale = torch.tensor([self.rescale_factor / s for s in self.std], dtype=torch.float32)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32)
+        pixels = resized.to(device).permute(0, 3, 1, 2).float()
+        return torch.addcmul(shift.to(device)[:, None, None], pixels, scale.to(device)[:, None, None]).to(dtype)
+
+    def resize(self, frame: np.ndarray) -> np.ndarray:
+        """One frame, uint8 [H, W, 3] -> uint8 [height, width, 3]. Raises ``ValueError`` for another kind of array."""
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
+        height, width = self.size
+        if frame.shape[:2] == (height, width):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((width, height), resample=Image.Resampling(self.resample)))
+
+
+class PreNormBlock(Block):
+    """A SigLIP or CLIP encoder layer, step by step over its leaf modules (stable names across transformers 5)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._attention = layer.self_attn
+
+    def norm1(self, x: Tensor) -> Tensor:
+        return self._layer.layer_norm1(x)
+
+    def query(self, normed: Tensor) -> Tensor:
+        return self._attention.q_proj(normed)
+
+    def key(self, normed: Tensor) -> Tensor:
+        return self._attention.k_proj(normed)
+
+    def value(self, normed: Tensor) -> Tensor:
+        return self._attention.v_proj(normed)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return multi_head_attention(query, key, value, self._attention.num_heads, self._attention.scale)
+
+    def attend_weighted(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+        return weighted_attention(query, key, value, weights, self._attention.num_heads, self._attention.scale)
+
+    def attention_weights(self, query: Tensor, key: Tensor, weights: Tensor | None = None) -> Tensor:
+        return attention_weights(self.heads(query), self.heads(key), self._attention.scale, weights)
+
+    def heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self._attention.num_heads, -1))
+
+    def project(self, mixed: Tensor) -> Tensor:
+        return self._attention.out_proj(mixed)
+
+    def norm2(self, x: Tensor) -> Tensor:
+        return self._layer.layer_norm2(x)
+
+    def mlp(self, normed: Tensor) -> Tensor:
+        return self._layer.mlp(normed)
+
+
+class PreNormTower(VisionTower):
+    """Common part of the SigLIP and CLIP towers.
+
+    ``model``: a ``SiglipVisionModel`` or ``CLIPVisionModel``, or a model that holds one as ``vision_model`` (as
+    transformers before 5.6 did). ``feature_layer`` is an index into Hugging Face's ``hidden_states``: -1 is the
+    output of the last layer, before the final norm; layers that do not contribute are not run.
+
+    Dropout is not applied (these checkpoints have none). With ``sdpa`` attention in ``model``, running all blocks
+    gives ``hidden_states[feature_layer]`` bit for bit.
+    """
+
+    num_special = 0
+    can_merge = True
+
+    def __init__(self, model: nn.Module, feature_layer: int = -1) -> None:
+        self._root = getattr(model, "vision_model", model)
+        self._require_modules("embeddings", "encoder")
+        self._config = self._root.config
+        layers = self._root.encoder.layers
+        self.blocks = [PreNormBlock(layer) for layer in layers[: _num_layers(len(layers), feature_layer)]]
+        self.facts = self._read_facts()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        expected = (self.facts.num_channels, self.facts.image_size, self.facts.image_size)
+        if tuple(pixels.shape[1:]) != expected:
+            raise ValueError(f"pixels have shape {tuple(pixels.shape)}, this tower needs [frames, {expected}]")
+        # The patch convolution leaves channels first in memory; in that layout every later norm and sum is strided.
+        return self._root.embeddings(pixels).contiguous()
+
+    def _require_modules(self, *names: str) -> None:
+        missing = [name for name in names if not hasattr(self._root, name)]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} cannot run a {type(self._root).__name__}: it has no {', '.join(missing)}"
+            )
+
+    def _read_facts(self) -> TowerFacts:
+        config = self._config
+        side = config.image_size // config.patch_size
+        return TowerFacts(
+            num_tokens=side * side + self.num_special,
+            grid=(side, side),
+            num_special_tokens=self.num_special,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            mlp_size=config.intermediate_size,
+            num_layers=len(self.blocks),
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_channels=config.num_channels,
+        )
+
+
+class SiglipTower(PreNormTower):
+    """SigLIP: patches only, no class token."""
+
+
+class ClipTower(PreNormTower):
+    """CLIP: a class token in front of the patches, and a norm before the first layer (never cached)."""
+
+    num_special = 1
+
+    def __init__(self, model: nn.Module, feature_layer: int = -1) -> None:
+        super().__init__(model, feature_layer)
+        self._require_modules("pre_layrnorm")
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return self._root.pre_layrnorm(super().embed(pixels))
+
+
+def _num_layers(available: int, feature_layer: int) -> int:
+    """Layers to run for ``hidden_states[feature_layer]`` (entry 0 is the embedding)."""
+    index = feature_layer if feature_layer >= 0 else available + 1 + feature_layer
+    if not 1 <= index <= available:
+        raise ValueError(
+            f"feature_layer={feature_layer}: must be 1..{available} or -1..-{available} for {available} layers"
+        )
+    return index

@@ -12,12 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from stc_lab.api import open_session
 from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.checkpoint import save_dispider
 from stc_lab.backbones.dispider.model import DispiderVideoModel
 from stc_lab.backbones.dispider.networks import DispiderModel, DispiderSizes, Rows
 from stc_lab.memories.dispider import DispiderMemory
-from stc_lab.api import open_session
 from stc_lab.session import StreamSession
 
 CLIP_FRAMES = 3

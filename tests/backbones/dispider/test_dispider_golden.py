@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stc_lab.api import open_session
 from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.checkpoint import square
 from stc_lab.backbones.dispider.compressor import CLIP_TEXT
@@ -33,7 +34,6 @@ from stc_lab.memories.dispider import (
     streaming_sequence,
 )
 from stc_lab.pruners.none import NoPruner
-from stc_lab.api import open_session
 from stc_lab.types import Question, VisualTokens
 
 TOLERANCE = {"atol": 2e-5, "rtol": 5e-5}

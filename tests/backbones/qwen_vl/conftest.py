@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +193,7 @@ def on_memory() -> Callable[..., OnMemory]:
         assert not unknown, unknown
         made = [
             kind(**{key: value for key, value in settings.items() if key in names})
-            for kind, names in zip((lambda **more: kinds[0](checkpoint=str(folder), **more), kinds[1]), own, strict=True)
+            for kind, names in zip((partial(kinds[0], checkpoint=str(folder)), kinds[1]), own, strict=True)
         ]
         return OnMemory(made[0].load(dtype=torch.float32), made[1])
 

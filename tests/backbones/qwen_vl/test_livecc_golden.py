@@ -19,7 +19,7 @@ CASES = ("livecc_demo", "livecc_demo_default_query", "livecc_eos_threshold", "li
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
 
 # Which frames the released interactive demo shows when, and what it does with messages. It takes, for each half second,
-# the first frame that ends at or after it, rounds every call up to whole pairs, and loses a new message when the call that
+# the first frame that ends at or after it, rounds calls up to whole pairs, and loses a new message when the call that
 # carries it brings no new frame; the lab samples on a grid that never looks ahead.
 FPS = 2
 FIRST_FRAMES, LATER_FRAMES = 6, 2

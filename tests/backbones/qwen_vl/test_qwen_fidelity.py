@@ -21,7 +21,9 @@ CASES = [("livecc", {}), ("livecc", {"remember_questions": True, "temperature": 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_pairs(tiny_folders: dict[str, Path], on_memory: Callable, name: str, settings: dict, is_compressed: bool) -> None:
+def test_pairs(
+    tiny_folders: dict[str, Path], on_memory: Callable, name: str, settings: dict, is_compressed: bool
+) -> None:
     """A question comes while a frame waits for its partner."""
     model = on_memory(name, tiny_folders[name], commentary_tokens=3, max_new_tokens=3, **settings)
     methods = NoCacher(), NoPruner()

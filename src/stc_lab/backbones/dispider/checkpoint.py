@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint, LoadedText, require_fit, stop_ids_of
+from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint, require_fit, stop_ids_of
 from stc_lab.backbones.dispider.networks import (
     COMPRESSOR_FOLDERS,
     DispiderModel,
@@ -24,7 +24,8 @@ from stc_lab.backbones.dispider.networks import (
     compressor_folder,
     read_sizes,
 )
-from stc_lab.backbones.preprocessing import FramePreprocessor
+from stc_lab.language.chat import LoadedText
+from stc_lab.vision.tower import FramePreprocessor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

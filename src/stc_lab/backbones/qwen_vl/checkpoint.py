@@ -14,12 +14,11 @@ from torch.nn.functional import interpolate
 
 from stc_lab.backbones.checkpoints import (
     Checkpoint,
-    LoadedText,
     no_progress_bar,
     require_all_weights,
     stop_ids_of,
 )
-from stc_lab.language.chat import ELLIPSIS, IM_END, IM_START, VIDEO_PAD, VISION_END, VISION_START
+from stc_lab.language.chat import ELLIPSIS, IM_END, IM_START, VIDEO_PAD, VISION_END, VISION_START, LoadedText
 from stc_lab.vision.qwen import MERGE
 
 if TYPE_CHECKING:

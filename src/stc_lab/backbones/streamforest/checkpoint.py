@@ -21,8 +21,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint, LoadedText, require_fit, stop_ids_of
-from stc_lab.backbones.preprocessing import FramePreprocessor
+from stc_lab.backbones.checkpoints import LAB_FILE, Checkpoint, require_fit, stop_ids_of
+from stc_lab.language.chat import LoadedText
+from stc_lab.vision.tower import FramePreprocessor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stc_lab.language.rotary import Rotary
+from stc_lab.language.attention import Rotary
+
 
 @dataclass(frozen=True)
 class DecoderShape:

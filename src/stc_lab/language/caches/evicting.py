@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stc_lab.language.attention import BandMask, attend, grouped, ungrouped
+from stc_lab.language.attention import BandMask, Rotation, attend, grouped, ungrouped
 from stc_lab.language.caches.base import DecoderShape, Step, TokenBuffer, tensor_bytes
 from stc_lab.language.caches.growing import UNLIMITED
-from stc_lab.language.rotary import Rotation
 
 
 class _Layer:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stc_lab.language.attention import BandMask, attend, grouped, ungrouped
+from stc_lab.language.attention import BandMask, Rotation, attend, grouped, ungrouped
 from stc_lab.language.caches.base import DecoderShape, Step, TokenBuffer
-from stc_lab.language.rotary import Rotation
 
 UNLIMITED = 2**62
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lab.language.attention import ungrouped
+from stc_lab.language.attention import Rotation, ungrouped
 from stc_lab.language.caches.base import DecoderShape, Placed, Step
-from stc_lab.language.caches.blocks import BlockPool, HostMemory
 from stc_lab.language.caches.retrieval import ReKVSettings, RetrievalSource, RetrievedStore, checked_indices
-from stc_lab.language.caches.sliding import ChunkPlanner, QueryChunk, SlidingLayer
-from stc_lab.language.rotary import Rotation
+from stc_lab.language.caches.windowed import BlockPool, ChunkPlanner, HostMemory, QueryChunk, SlidingLayer
 
 
 @dataclass

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lab.language.attention import ungrouped
+from stc_lab.language.attention import Rotation, RotationTable, ungrouped
 from stc_lab.language.caches.base import DecoderShape, Placed, Step
-from stc_lab.language.caches.blocks import BlockPool
-from stc_lab.language.caches.sliding import ChunkPlanner, QueryChunk, SlidingLayer
-from stc_lab.language.rotary import Rotation, RotationTable
+from stc_lab.language.caches.windowed import BlockPool, ChunkPlanner, QueryChunk, SlidingLayer
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class RetrievedStore:
         return sum(self._lengths) // len(self._lengths) if self._lengths else 0
 
     def _retrieve(self, layer: int, queries: Tensor) -> None:
-        """Section 3.2: choose the blocks of this layer, and put them behind the init tokens, at positions without gaps."""
+        """Section 3.2: choose blocks of this layer, and put them behind the init tokens, at positions without gaps."""
         source = self._sources[layer]
         indices, scores = self._choose(source.pool, queries)
         self.block_indices.append(indices)
