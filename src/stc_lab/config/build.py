@@ -87,6 +87,7 @@ def build(node: DictConfig | Mapping[str, Any] | None, **extra: Any) -> Any:
     if target is None:
         return None
     arguments = {"_target_": settings["_target_"], "_convert_": "all"} | arguments_of(settings, target)
+    # Lists and dictionaries come out as plain ones ("all"): frozen settings hold nothing of OmegaConf.
     try:
         return instantiate(arguments, **extra)
     except InstantiationException as error:
@@ -138,6 +139,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
     if hint is None:
         return value is None
+    # A whole number is a number, and true or false is neither.
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -167,6 +169,7 @@ def canonical(settings: RunSettings) -> dict[str, Any]:
     to say the same thing (``budget=58``, ``keep_ratio=0.3``) become one. An object with other rules has a method
     ``answer_settings() -> dict``. Paths are absolute, so that the working directory does not matter.
     """
+    # No key may depend on the machine but the kind of device, nor on the time or the working directory.
     cfg = settings.cfg
     cache_dir = Path(cfg.paths.cache_dir).expanduser()
     return {
@@ -200,6 +203,7 @@ def _answer_settings(part: Any, cache_dir: Path) -> dict[str, Any]:
     if hasattr(part, "answer_settings"):
         return {"name": part.name, **part.answer_settings()}
     values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    # The same file under another name is the same file.
     paths = {key: _stable_path(values[key], cache_dir) for key in PATH_KEYS if isinstance(values.get(key), str | Path)}
     return values | paths
 

@@ -42,6 +42,7 @@ def folder_name(overrides: Sequence[str]) -> str:
     written, exact = ",".join(map(_short, ordered)), ",".join(ordered)
     if written == exact and len(exact) <= LONGEST_FOLDER_NAME:
         return exact or "defaults"
+    # What was shortened or changed is no longer unique by itself.
     digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
     return f"{written[: LONGEST_FOLDER_NAME - 9]}-{digest}"
 
