@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # they import torch, which ``--help`` does not wait for
     from stc_lab.memories.base import Memory
     from stc_lab.pruners.base import Pruner
 
-LABELS = ("name", "fps")
-"""Keys that tell the reader or the predict loop something; passed on only to targets that take them."""
 PATH_KEYS = ("checkpoint", "videos", "questions", "root", "subtitle_files")
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 ANYTHING = object()
@@ -71,10 +69,10 @@ def target_of(settings: Mapping[str, Any]) -> Any:
 
 
 def arguments_of(settings: Mapping[str, Any], target: Any) -> dict[str, Any]:
-    """The settings that go to ``target``: all but ``_target_`` and the labels it does not take."""
+    """The settings that go to ``target``: all but ``_target_``, and but a name for the reader that it does not take."""
     parameters = inspect.signature(target).parameters
     arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
-    return {key: value for key, value in arguments.items() if key in parameters or key not in LABELS}
+    return {key: value for key, value in arguments.items() if key in parameters or key != "name"}
 
 
 def build(node: DictConfig | Mapping[str, Any] | None, **extra: Any) -> Any:
