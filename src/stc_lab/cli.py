@@ -52,6 +52,7 @@ def run(cfg: DictConfig) -> float | tuple[float, ...] | None:
     try:
         clear_failure(run_dir)
         return execute(cfg, run_dir, is_multirun)
+    # Each point of a multirun comes here by itself; what it raises must not end the others.
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
         where = f"hydra.sweep.dir={run_dir.parent}" if is_multirun else f"hydra.run.dir={run_dir}"
         print(f"interrupted: the same command with {where} goes on where this stopped", file=sys.stderr)
@@ -97,6 +98,7 @@ def provenance(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
     """
     from stc_lab.predict.trainer import exact_products
 
+    # In a folder that has settings already, they may be another run's: not before the run has accepted them.
     is_new = not (run_dir / CONFIG_FILE).exists()
     with exact_products(cfg.trainer.precision):  # as the streams will have it
         present = environment()

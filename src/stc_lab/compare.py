@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stc_lab.benchmarks import rule_of
+from stc_lab.benchmarks.predictions import benchmark_of, read_predictions
 from stc_lab.results.records import (
     CONFIG_FILE,
     DUPLICATE_FILE,
@@ -22,8 +24,6 @@ from stc_lab.results.records import (
     write_text_atomically,
 )
 from stc_lab.score import to_records
-from stc_lab.scoring.importers import benchmark_of, read_predictions
-from stc_lab.scoring.rules import RULES
 
 if TYPE_CHECKING:
     from stc_lab.results.comparison import Side
@@ -127,7 +127,7 @@ def _side(path: Path, name: str, settings: CompareSettings) -> Side:
         return read_side(_original(path), name)
     benchmark = settings.benchmark or benchmark_of(path)
     imported = read_predictions(benchmark, path, settings.model)
-    records = to_records(imported, RULES[benchmark], fingerprint="")
+    records = to_records(imported, rule_of(benchmark), fingerprint="")
     return Side(name, records, {"benchmark": benchmark})
 
 

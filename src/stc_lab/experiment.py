@@ -40,6 +40,7 @@ def run_experiment(settings: RunSettings, run_dir: Path) -> Summary:
         baseline = _baseline(point, sweep_dir)
         _print(point, summary, baseline)
         log_summary(summary, point.duplicate_of or run_dir)
+        # Last, so that a run with errors is printed and logged like any other.
         _check_errors(summary, run_dir)
         if baseline is not None:
             _check_errors(baseline, run_dir / BASELINE_DIR)
@@ -55,6 +56,7 @@ def _baseline(point: Point, sweep_dir: Path | None) -> Summary | None:
         return Point(settings, run_dir, point.streams, point.model).finish(sweep_dir)
     if sweep_dir is None:
         return None
+    # The points of a sweep share one baseline: whichever run is uncompressed serves all.
     finished = find_finished(sweep_dir, fingerprint_of(run_settings(settings, point.streams)), run_dir)
     return read_summary(finished) if finished else None
 

@@ -13,16 +13,22 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from stc_lab.benchmarks import rule_of
+from stc_lab.benchmarks.predictions import (
+    ABSENT,
+    READER,
+    Imported,
+    Prediction,
+    completed,
+    expected_questions,
+    importable_benchmarks,
+    read_predictions,
+)
+from stc_lab.benchmarks.rules import Rule
 from stc_lab.config import conf_dir
 from stc_lab.config.errors import suggest
 from stc_lab.report.tables import print_scores, result_console
 from stc_lab.results.records import CONFIG_FILE, IDENTITY_FILE, RECORDS_FILE, Record, write_records, write_summary
-from stc_lab.scoring.annotations import completed, expected_questions
-from stc_lab.scoring.importers import BENCHMARKS, read_predictions
-from stc_lab.scoring.importers.base import Imported, Prediction
-from stc_lab.scoring.marks import ABSENT, READER
-from stc_lab.scoring.rule import Rule
-from stc_lab.scoring.rules import RULES
 
 
 @dataclass
@@ -94,15 +100,15 @@ def _judge(record: Record, text: str, rule: Rule) -> None:
 
 
 UNKNOWN = "unknown"
-REQUIRED = {
-    "benchmark": f"one of {', '.join(BENCHMARKS)}",
-    "predictions": "the folder or file with the official predictions",
-}
 
 
 def check_required(cfg: DictConfig) -> None:
     """Raise ``ValueError`` when a setting without a default is not given."""
-    for key, what in REQUIRED.items():
+    required = {
+        "benchmark": f"one of {', '.join(importable_benchmarks())}",
+        "predictions": "the folder or file with the official predictions",
+    }
+    for key, what in required.items():
         if OmegaConf.is_missing(cfg, key):
             raise ValueError(f"{key}=...: missing; give {what}")
 
@@ -128,7 +134,7 @@ def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     from stc_lab.results.summary import summarize  # scipy takes a second, and mistakes should show before
 
-    records = to_records(imported, RULES[cfg.benchmark], _fingerprint(cfg, imported))
+    records = to_records(imported, rule_of(cfg.benchmark), _fingerprint(cfg, imported))
     name = cfg.name or imported.name
     summary = {
         **summarize(records, cfg.tokens_per_frame, cfg.seed, cfg.benchmark),

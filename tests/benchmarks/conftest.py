@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests find made.py by name
+sys.path.insert(0, str(Path(__file__).parent))  # tests find made.py and made_predictions.py by name
 
 
 @pytest.fixture()

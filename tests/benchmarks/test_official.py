@@ -11,12 +11,11 @@ import pytest
 from made import MAKERS, OVO, make_hub_csv, write_json
 
 from stc_lab.benchmarks import Benchmark
+from stc_lab.benchmarks.base import OfficialBenchmark
 from stc_lab.benchmarks.egoschema import EgoSchema
 from stc_lab.benchmarks.mlvu import MLVU, NO_OPTION, NO_QUESTION
-from stc_lab.benchmarks.official import OfficialBenchmark
 from stc_lab.benchmarks.ovobench import OVOBench
-from stc_lab.benchmarks.streamingbench import StreamingBench
-from stc_lab.benchmarks.streamingbench_files import seconds
+from stc_lab.benchmarks.streamingbench import StreamingBench, seconds
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive
 from stc_lab.benchmarks.streamingbench_sqa import StreamingBenchSQA
 from stc_lab.benchmarks.videomme import VideoMME

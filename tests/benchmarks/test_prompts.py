@@ -17,9 +17,9 @@ from stc_lab.backbones import llava_onevision as rekv
 from stc_lab.backbones.dispider import model as dispider
 from stc_lab.backbones.qwen_vl import model as qwen_vl
 from stc_lab.backbones.streamforest import model as streamforest
+from stc_lab.benchmarks.base import OfficialBenchmark
 from stc_lab.benchmarks.egoschema import EgoSchema
 from stc_lab.benchmarks.mlvu import MLVU
-from stc_lab.benchmarks.official import OfficialBenchmark
 from stc_lab.benchmarks.ovobench import OVOBench
 from stc_lab.benchmarks.streamingbench import StreamingBench
 from stc_lab.benchmarks.streamingbench_proactive import StreamingBenchProactive

@@ -12,7 +12,9 @@ from fake_backbone import FakeSession
 from omegaconf import DictConfig
 from run_cfg import run_experiment
 
+from stc_lab.config import RunSettings
 from stc_lab.experiment import RunHadErrors
+from stc_lab.predict.run import uncompressed
 from stc_lab.results.records import RECORDS_FILE, Record, answer_view, read_records
 
 MakeCfg = Callable[..., DictConfig]
@@ -114,6 +116,22 @@ def test_other_settings_do_not_mix(make_cfg: MakeCfg, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pruner.num_tokens: 4 -> 5"):
         run_experiment(make_cfg(pruner__budget=5), tmp_path / "run")
     assert (tmp_path / "run" / RECORDS_FILE).read_bytes() == before
+
+
+def test_records_of_another_schema_do_not_mix(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    run_experiment(make_cfg(dataset__limit=1), tmp_path / "run")
+    path = tmp_path / "run" / RECORDS_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "schema": 1}) + "\n" for line in lines[:-1]))
+    with pytest.raises(ValueError, match="holds records of schema 1"):
+        run_experiment(make_cfg(dataset__limit=1), tmp_path / "run")
+
+
+def test_the_uncompressed_run_keeps_the_memory(make_cfg: MakeCfg) -> None:
+    settings = RunSettings.of(make_cfg(memory__num_frames=7))
+    plain = uncompressed(settings)
+    assert (plain.cacher.name, plain.pruner.name, plain.memory) == ("none", "none", settings.memory)
+    assert plain.cfg.memory.num_frames == 7 and settings.pruner.name == "uniform"
 
 
 def test_settings_that_change_no_answer_may_differ(make_cfg: MakeCfg, tmp_path: Path) -> None:

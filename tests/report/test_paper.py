@@ -6,16 +6,16 @@ from statistics import fmean
 
 import pytest
 
+from stc_lab.benchmarks import rule_of
+from stc_lab.benchmarks.ovobench import GROUPS
 from stc_lab.report.paper import corrections, find_row, paper_rows
-from stc_lab.scoring.rules import RULES
-from stc_lab.scoring.rules.ovobench import GROUPS
 
 
 def test_every_table_has_its_rows_tasks_and_source() -> None:
     assert [len(paper_rows(name)) for name in ("ovobench", "streamingbench", "mlvu", "pocket")] == [12, 8, 8, 0]
     for name, table in (("ovobench", 1), ("streamingbench", 2)):
         for row in paper_rows(name):
-            assert set(RULES[name].sizes) | {"overall"} <= set(row.scores)
+            assert set(rule_of(name).sizes) | {"overall"} <= set(row.scores)
             assert row.source.endswith(f"Table {table}") and set(row.latency_ms) == {"vision_ms", "prefill_ms"}
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from stc_lab.benchmarks import prompts
-from stc_lab.benchmarks.files import find_annotation, read_json
-from stc_lab.benchmarks.official import Item, OfficialBenchmark
+from stc_lab.benchmarks.base import Item, OfficialBenchmark, find_annotation, read_json
+from stc_lab.benchmarks.rules import LETTERS, ONE_LETTER, Asked, Rule, read_option
 from stc_lab.types import Question
 
 NUM_OPTIONS = 5
+
+
+def is_right(asked: Asked, text: str, details: Mapping[str, Any] | None = None) -> bool:
+    """Its server takes the number of an option: no text has an official reading, so that the strict one decides."""
+    return read_option(asked, text) == asked.answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,15 @@ class EgoSchema(OfficialBenchmark):
 
     annotations: ClassVar[tuple[str, ...]] = ("questions.json", "*/questions.json")
     prompt_styles: ClassVar[tuple[str, ...]] = ("backbone",)
+    rule: ClassVar[Rule] = Rule(
+        name="egoschema",
+        official=is_right,
+        strict=read_option,
+        official_words="there is none for texts: the strict reading is used",
+        strict_words=ONE_LETTER,
+        source="github.com/egoschema/EgoSchema",
+        sizes={"egoschema": 500},
+    )
 
     def items(self) -> Iterator[Item]:
         """One item per video."""
@@ -48,6 +61,6 @@ def _question(entry: Mapping[str, Any], answer: int) -> Question:
         time_s=math.inf,
         text=entry["question"],
         options=tuple(entry[f"option {number}"] for number in range(NUM_OPTIONS)),
-        answer=prompts.LETTERS[answer],
+        answer=LETTERS[answer],
         task="egoschema",
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from stc_lab.benchmarks.base import check_limit_and_fps, score_answer
-from stc_lab.benchmarks.files import ON_MISSING, report_missing
-from stc_lab.benchmarks.folder_rows import question_of, read_rows
+from stc_lab.benchmarks.base import ON_MISSING, check_choice, check_limit_and_fps, report_missing, score_answer
+from stc_lab.benchmarks.rules import Rule
 from stc_lab.types import Answer, Question, Stream
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 GENERIC_QUESTION = "What happens in the video?"
+FIELDS = ("video", "time_s", "question", "options", "answer", "task", "group", "question_id")
+SEPARATOR = "|"
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,12 @@ class FolderBenchmark:
     missing: Literal["error", "skip"] = "skip"
     name: str = "folder"
 
+    rule: ClassVar[Rule | None] = None
     judges_texts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_limit_and_fps(self.limit, self.fps)
-        if self.missing not in ON_MISSING:
-            raise ValueError(f"dataset.missing={self.missing}: must be one of {', '.join(ON_MISSING)}")
+        check_choice("missing", self.missing, ON_MISSING)
 
     def check_files(self) -> None:
         """Raise ``ValueError`` when the folder, the video file or the question file is not there."""
@@ -80,3 +85,75 @@ class FolderBenchmark:
             name = row["video"]
             questions[name].append(question_of(row, f"{name}#{len(questions[name])}", number))
         return [Stream(name, base / name, tuple(questions[name])) for name in sorted(questions)]
+
+
+# The question file: JSON Lines, or CSV with the same columns.
+
+
+def read_rows(path: Path) -> list[tuple[int, Row]]:
+    """Line number and content of every question. Raises ``ValueError`` naming file, line and mistake."""
+    if not path.is_file():
+        raise ValueError(f"dataset.questions: no such file: {path}")
+    rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path))
+    for number, row in rows:
+        _check_fields(path, number, row)
+    if not rows:
+        raise ValueError(f"dataset.questions: no question in {path}")
+    return rows
+
+
+def question_of(row: Row, default_id: str, number: int) -> Question:
+    """The question of line ``number``. Raises ``ValueError`` for a time or a gold letter that cannot be."""
+    question = Question(
+        question_id=str(row.get("question_id") or default_id),
+        time_s=_time_s(row.get("time_s"), number),
+        text=row["question"],
+        options=tuple(str(option) for option in row.get("options") or ()),
+        answer=str(row.get("answer") or ""),
+        task=row.get("task") or "",
+        group=row.get("group") or "",
+    )
+    if question.options and question.answer and question.answer not in question.letters:
+        raise ValueError(
+            f"dataset.questions: line {number}: answer '{question.answer}' is none of {', '.join(question.letters)}"
+        )
+    return question
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"dataset.questions: {path} line {number} is not JSON: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Empty cells count as absent; options stand in one cell, separated by ``|``."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise ValueError(f"dataset.questions: {path} line {reader.line_num} has more cells than the head line")
+            given = {name: cell for name, cell in row.items() if cell not in (None, "")}
+            if "options" in given:
+                given["options"] = [option.strip() for option in given["options"].split(SEPARATOR)]
+            if given:
+                yield reader.line_num, given
+
+
+def _check_fields(path: Path, number: int, row: Row) -> None:
+    missing, unknown = {"video", "question"} - set(row), set(row) - set(FIELDS)
+    if missing or unknown:
+        problem = f"misses {sorted(missing)}" if missing else f"has unknown fields {sorted(unknown)}"
+        raise ValueError(f"dataset.questions: {path} line {number} {problem}; fields are {sorted(FIELDS)}")
+
+
+def _time_s(value: Any, number: int) -> float:
+    if value is None:
+        return math.inf
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"dataset.questions: line {number}: time_s={value!r}: must be seconds") from error

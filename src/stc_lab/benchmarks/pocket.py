@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from stc_lab.benchmarks.base import check_limit_and_fps, score_answer
+from stc_lab.benchmarks.rules import Rule
 from stc_lab.pocket.dataset import ensure_streams
 from stc_lab.types import Answer, Question, Stream
 
@@ -25,6 +26,7 @@ class PocketBenchmark:
     fps: float = 1.0
     name: str = "pocket"
 
+    rule: ClassVar[Rule | None] = None
     judges_texts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # they import torch, which ``--help`` does not wait for
     from stc_lab.memories.base import Memory
     from stc_lab.pruners.base import Pruner
 
-LABELS = ("name", "fps")
-"""Keys that tell the reader or the predict loop something; passed on only to targets that take them."""
 PATH_KEYS = ("checkpoint", "videos", "questions", "root", "subtitle_files")
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 ANYTHING = object()
@@ -71,10 +69,10 @@ def target_of(settings: Mapping[str, Any]) -> Any:
 
 
 def arguments_of(settings: Mapping[str, Any], target: Any) -> dict[str, Any]:
-    """The settings that go to ``target``: all but ``_target_`` and the labels it does not take."""
+    """The settings that go to ``target``: all but ``_target_``, and but a name for the reader that it does not take."""
     parameters = inspect.signature(target).parameters
     arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
-    return {key: value for key, value in arguments.items() if key in parameters or key not in LABELS}
+    return {key: value for key, value in arguments.items() if key in parameters or key != "name"}
 
 
 def build(node: DictConfig | Mapping[str, Any] | None, **extra: Any) -> Any:
@@ -87,6 +85,7 @@ def build(node: DictConfig | Mapping[str, Any] | None, **extra: Any) -> Any:
     if target is None:
         return None
     arguments = {"_target_": settings["_target_"], "_convert_": "all"} | arguments_of(settings, target)
+    # Lists and dictionaries come out as plain ones ("all"): frozen settings hold nothing of OmegaConf.
     try:
         return instantiate(arguments, **extra)
     except InstantiationException as error:
@@ -138,6 +137,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
     if hint is None:
         return value is None
+    # A whole number is a number, and true or false is neither.
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -167,6 +167,7 @@ def canonical(settings: RunSettings) -> dict[str, Any]:
     to say the same thing (``budget=58``, ``keep_ratio=0.3``) become one. An object with other rules has a method
     ``answer_settings() -> dict``. Paths are absolute, so that the working directory does not matter.
     """
+    # No key may depend on the machine but the kind of device, nor on the time or the working directory.
     cfg = settings.cfg
     cache_dir = Path(cfg.paths.cache_dir).expanduser()
     return {
@@ -200,6 +201,7 @@ def _answer_settings(part: Any, cache_dir: Path) -> dict[str, Any]:
     if hasattr(part, "answer_settings"):
         return {"name": part.name, **part.answer_settings()}
     values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    # The same file under another name is the same file.
     paths = {key: _stable_path(values[key], cache_dir) for key in PATH_KEYS if isinstance(values.get(key), str | Path)}
     return values | paths
 

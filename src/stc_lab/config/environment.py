@@ -52,6 +52,7 @@ def command_line() -> str:
     """The command that started this process, as one would type it."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
+    # A module run with -m shows its file in sys.argv, not what was typed.
     if spec is None:
         return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])

@@ -74,6 +74,7 @@ class ReportFailures(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called once, after the callbacks that gather the results."""
         sweep_dir = Path(config.hydra.sweep.dir)
+        # Points may have run in other processes: only their files tell.
         refused, failed = (
             sorted(file.parent.name for file in sweep_dir.glob(f"*/{name}")) for name in (REFUSED_FILE, ERROR_FILE)
         )
@@ -95,6 +96,7 @@ def suggest(error: BaseException | None) -> None:
 
 def _suggestion(full_key: str, parent: DictConfig) -> str:
     where, _, key = full_key.rpartition(".")
+    # What the user typed is not in Hydra's error, only the key.
     if where == "backbone":
         typed = [word.partition("=")[2] for word in sys.argv if word.partition("=")[0].lstrip("+~") == full_key]
         memory = OmegaConf.select(parent._get_root(), "memory", default={})
@@ -109,6 +111,7 @@ def moved_setting(key: str, value: Any, backbone: str | None, memory: Mapping[st
 
     ``memory``: settings of the chosen one; a preset's own memory is the one of the same name.
     """
+    # Keys of a memory's YAML file are the fields of its class (a test keeps it so), and cost no import.
     written, folder = f"backbone.{key}={value}", conf_dir() / "memory"
     if key in memory:
         return f"{written}: this setting moved; write memory.{key}={value}"

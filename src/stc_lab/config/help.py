@@ -23,8 +23,9 @@ stc_lab: streaming token compression for video language models, measured in one 
 
 A run reads video streams, shows their frames to a video language model one after the other, asks timed
 questions, and prints accuracy (with its confidence interval) beside time, FLOPs and memory per stage.
-Two kinds of methods make it cheaper: a cacher computes only the vision tokens that changed, a pruner lets
-only some tokens of each frame reach the language model. The default needs no GPU and no network.
+Three kinds of methods make it cheaper: a cacher computes only the vision tokens that changed, a pruner lets
+only some tokens of each frame reach the language model, a memory decides what is kept of the stream and what
+a question reads of it. The default needs no GPU and no network.
 
 Usage:  python -m stc_lab [GROUP=CHOICE ...] [SETTING=VALUE ...]        (or: stc_lab ...)
         python -m stc_lab -m GROUP=CHOICE,CHOICE SETTING=VALUE,VALUE    (every combination, then their frontier)
@@ -32,9 +33,9 @@ Usage:  python -m stc_lab [GROUP=CHOICE ...] [SETTING=VALUE ...]        (or: stc
 Examples:
   python -m stc_lab                                                 the default run, about a minute
   python -m stc_lab pruner.budget=32 baseline=true                  32 tokens per frame, beside the full model
-  python -m stc_lab cacher=none pruner=none dataset.limit=8         no compression, 8 streams
   python -m stc_lab cacher.interval=4 cacher.threshold=0.85         recompute what falls below a cosine of 0.85
   python -m stc_lab -m pruner=stc,random pruner.budget=16,32,64     a frontier: pareto.png, pareto.csv
+  python -m stc_lab -m memory=recent,rekv,all                       what the same model keeps of the stream
   python -m stc_lab dataset=folder dataset.videos=DIR               your own videos
   python -m stc_lab trainer=gpu backbone.checkpoint=llava-hf/llava-onevision-qwen2-0.5b-ov-hf
   python -m stc_lab experiment=quickstart                           a ready-made study
@@ -86,7 +87,7 @@ def _groups(chosen: dict[str, Any]) -> str:
     lines = ["Groups (GROUP=CHOICE; * is chosen):"]
     for group, choices in group_choices().items():
         if group in ("hydra", "paths"):
-            continue
+            continue  # set by value, not by choice
         lines.append(f"  {group}")
         width = max([14, *map(len, choices)])
         for choice in choices:
@@ -109,6 +110,7 @@ def _settings(cfg: DictConfig, chosen: dict[str, Any]) -> str:
 def _group_comments(group: str, choice: str) -> dict[str, str]:
     """Comments of the chosen file, those of the files it builds on first."""
     comments: dict[str, str] = {}
+    # "defaults: [- default]" of a group builds on another of its files.
     for base in BASE.findall("\n".join(_lines(group, choice))):
         comments |= _group_comments(group, base)
     return comments | _comments(_lines(group, choice))
@@ -121,6 +123,7 @@ def _comments(lines: list[str]) -> dict[str, str]:
         match = COMMENTED.match(line)
         if match is None:
             continue
+        # An indented key belongs to the last one that was not.
         if not match["indent"]:
             parent = match["key"]
         key = f"{parent}.{match['key']}" if match["indent"] else parent

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST_FOLDER_NAME = 120
@@ -42,6 +42,7 @@ def folder_name(overrides: Sequence[str]) -> str:
     written, exact = ",".join(map(_short, ordered)), ",".join(ordered)
     if written == exact and len(exact) <= LONGEST_FOLDER_NAME:
         return exact or "defaults"
+    # What was shortened or changed is no longer unique by itself.
     digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
     return f"{written[: LONGEST_FOLDER_NAME - 9]}-{digest}"
 
@@ -76,20 +77,18 @@ def sweep_name() -> str | None:
     return "/".join(Path(HydraConfig.get().sweep.dir).absolute().parts[-2:])
 
 
-def register() -> None:
-    """Make the interpolations known to OmegaConf (again, if need be)."""
+def register(help_text: Callable[[DictConfig], str]) -> None:
+    """Make the interpolations known to OmegaConf (again, if need be); ``help_text`` makes that of a configuration."""
+
+    def help_of(*, _root_: DictConfig) -> str:
+        return help_text(_root_)
+
     resolvers: dict[str, Any] = {
         "stc.folder_name": folder_name,
         "stc.user_path": user_path,
         "stc.run_dir": run_dir,
         "stc.sweep_name": sweep_name,
-        "stc.help": _help,
+        "stc.help": help_of,
     }
     for name, function in resolvers.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
-
-
-def _help(*, _root_: Any) -> str:
-    from stc_lab.config.help import help_text
-
-    return help_text(_root_)

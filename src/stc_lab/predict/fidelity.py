@@ -42,6 +42,7 @@ def answer_fidelity(answer: Answer, reference: Answer) -> dict[str, Any]:
     """
     has_choices = answer.letter_logits is not None
     mine, theirs = (_logits(one, has_choices) for one in (answer, reference))
+    # KL(reference || answer): what it costs in nats to expect this answer where the reference is the truth.
     kl = kl_div(mine.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True).item()
     return {
         "kl_divergence": round(max(0.0, kl), 9),
@@ -110,6 +111,7 @@ class FidelitySession:
         """Reports come in time order, one per frame from each session, those of the reference first or at once."""
         self._features.extend(report.features for report in references)
         assert len(reports) <= len(self._features), "the uncompressed session waits for no window"
+        # Frames leave the pruner's window in the order in which they came, so the oldest features are theirs.
         for report in reports:
             report.fidelity = feature_fidelity(report.features, self._features.popleft())
             report.features = None

@@ -127,6 +127,7 @@ class StreamPredictor(LightningModule):
                 self.model = self.settings.backbone.load()
 
     def on_predict_start(self) -> None:
+        # Runs once in each process, before its first stream.
         if self.trainer.world_size > 1:
             die_on_sigterm()
         if self.cfg.trainer.num_threads is not None:
@@ -146,6 +147,7 @@ class StreamPredictor(LightningModule):
             gc.unfreeze()
 
     def predict_step(self, task: StreamTask, batch_idx: int) -> list[Record]:
+        # Every stream begins with the same seed, so that its answers do not depend on what ran before it.
         torch.manual_seed(self.cfg.seed)
         records = []
         with exact_products(self.cfg.trainer.precision):
@@ -170,12 +172,14 @@ class StreamPredictor(LightningModule):
         else:
             self._errors_in_a_row = 0
             return
+        # The stream broke: what it leaves unanswered is recorded as failed, and counts as wrong.
         for question in task.pending:
             if question.question_id not in done:
                 yield self.recorder.failed(task.stream, question, reason, summary)
         self._stop_if_hopeless(reason)
 
     def _answers(self, task: StreamTask) -> Iterator[Record]:
+        # Where questions become part of the stream, a resumed one must hear those that it has answered already.
         reask = self.settings.memory.changes_stream
         with self._map(task) as observers, self._open_video(task) as source:
             notify(self.trainer, "on_stream_start", task, source.info.duration_s)

@@ -46,6 +46,7 @@ class Counts:
     @property
     def num_frames(self) -> int:
         """Frames in all, never fewer than were pushed."""
+        # A stream without a known end counts with the frames it has had.
         return max(sum(self.estimates.values()), self.frames_done)
 
     def start_stream(self, task: StreamTask, duration_s: float | None) -> None:

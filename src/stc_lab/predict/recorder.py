@@ -115,6 +115,7 @@ class Recorder:
     def add_frames(self, reports: Sequence[FrameReport], shown: FramesShown) -> None:
         """Keep the reports of the next frames; their decoding becomes the first stage."""
         for report in reports:
+            # A report of a pair of frames stands for both.
             decode_ms = sum(shown.decode_ms.popleft() for _ in range(report.num_source_frames))
             report.latency_ms = {"decode": decode_ms, **report.latency_ms}
             shown.reports.append(report)
@@ -157,6 +158,7 @@ class Recorder:
         polls: Polls | None = None,
     ) -> Record:
         """Record of a question that was asked; ``unanswered`` when nothing was said that the benchmark can judge."""
+        # Rules that judge texts read what no reader could, unless nothing was said at all.
         is_read = answer.prediction is not None or (self.benchmark.judges_texts and bool(answer.text.strip()))
         correct = self.benchmark.score(question, answer) if is_read else _never_right(question)
         record = self._record(stream, question, "answered" if is_read else "unanswered", correct, shown, polls)
@@ -216,6 +218,7 @@ class Recorder:
             question_id=question.question_id,
             task=question.task,
             group=question.group,
+            # JSON knows no infinity: None is the end of the video.
             time_s=None if math.isinf(question.time_s) else question.time_s,
             question=question.text,
             options=list(question.options),

@@ -64,6 +64,7 @@ def streams_digest(streams: Sequence[Stream]) -> str:
     digest = hashlib.sha256()
     for stream in sorted(streams, key=lambda stream: stream.stream_id):
         size = stream.video.stat().st_size if stream.video.is_file() else None
+        # Size and name of a video, not its bytes: a benchmark can have terabytes of them.
         digest.update(repr((stream.stream_id, stream.video.name, size, stream.questions)).encode())
     return digest.hexdigest()
 
@@ -74,6 +75,7 @@ def folder_digest(folder: Path) -> str:
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         size = path.stat().st_size
         digest.update(repr((path.name, size)).encode())
+        # The head of a safetensors file holds names, shapes and offsets of all tensors.
         with path.open("rb") as file:
             digest.update(file.read(DIGESTED_BYTES))
             file.seek(max(0, size - DIGESTED_BYTES))
@@ -103,6 +105,7 @@ def find_finished(sweep_dir: Path, wanted: str, besides: Path) -> Path | None:
     folders = [path.parent for path in sorted(sweep_dir.glob(f"*/{IDENTITY_FILE}"))]
     folders += [path.parent for path in sorted(sweep_dir.glob(f"*/{BASELINE_DIR}/{IDENTITY_FILE}"))]
     for folder in folders:
+        # A copy of another run has no records; the run that it copies is found by itself.
         if folder.resolve() == besides.resolve() or not (folder / SUMMARY_FILE).is_file():
             continue
         if (folder / DUPLICATE_FILE).is_file():
@@ -114,6 +117,7 @@ def find_finished(sweep_dir: Path, wanted: str, besides: Path) -> Path | None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for every key of two flat dictionaries with another value."""
+    # Compared as the folder has them: what JSON cannot say is text there.
     plain = json.loads(json.dumps(dict(new), default=str))
     keys = sorted(key for key in {*old, *plain} if old.get(key) != plain.get(key))
     return [f"{key}: {old.get(key)!r} -> {plain.get(key)!r}" for key in keys]
@@ -187,6 +191,7 @@ class RecordWriter(StreamCallback, BasePredictionWriter):
         self._file = path.open("a", encoding="utf-8")
 
     def on_record(self, record: Record) -> None:
+        # Flushed: the line survives this process, whatever ends it.
         self._file.write(record.to_line() + "\n")
         self._file.flush()
 
@@ -256,6 +261,7 @@ def claim(sweep_dir: Path, names: list[str], first: int) -> tuple[int, FileLock]
     order = [(first + offset) % len(names) for offset in range(len(names))]
     is_first_try = True
     while True:
+        # A device is free when its lock is; a process that dies lets go of it.
         for index in order:
             lock = _lock(sweep_dir, f"{names[index]}.lock")
             try:

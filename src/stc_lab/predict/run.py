@@ -89,6 +89,7 @@ class Point:
             content = {"fingerprint": fingerprint, "run": os.path.relpath(self.duplicate_of, self.run_dir)}
             write_text_atomically(duplicate, json.dumps(content, indent=2) + "\n")
             return read_summary(self.duplicate_of)
+        # The run that this one was equal to may be gone by now.
         duplicate.unlink(missing_ok=True)
         return self._complete(fingerprint, sweep_dir)
 
@@ -110,9 +111,10 @@ class Point:
             self._describe()
             try:
                 self._predict(tasks, fingerprint, sweep_dir)
-            finally:
+            finally:  # shards of several processes become one file, also after a failure
                 records = collect_records(self.run_dir)
         requested_tokens = self.settings.pruner.num_kept(self.settings.backbone.facts().tokens_per_frame)
+        # All numbers come from the records, those of earlier starts included.
         clock = Clock(records)
         write_clock(self.run_dir, clock.responses)
         requested_read = getattr(self.settings.memory, "budget", None)

@@ -94,6 +94,7 @@ def schedule(task: StreamTask) -> list[ScheduledQuestion]:
             entries.append(ScheduledQuestion(question.time_s, question))
             continue
         if question.polling.decided_by != "polls":
+            # A model that decides by itself hears the question when it is put; the polls then only look for decisions.
             entries.append(ScheduledQuestion(question.time_s, question, is_last=False, is_notice=True))
         *earlier, last = question.polling.times_s
         entries += [ScheduledQuestion(time_s, question, is_poll=True, is_last=False) for time_s in earlier]
@@ -119,6 +120,7 @@ def run_stream(
     """
     with ExitStack() as stack:
         run = _StreamRun(task, recorder, reask)
+        # One session per start of a context that a pending question has; others need no encoding.
         for start_s in {question.context_start_s: None for question in task.pending}:
             run.contexts[start_s] = ContextSession(start_s, open_session, recorder, chunk_size, on_frames)
             stack.callback(run.contexts[start_s].close)
@@ -175,6 +177,7 @@ class ContextSession:
 
     def take(self, frame: Frame) -> None:
         """The next frame of the stream; it is pushed as soon as its chunk is full."""
+        # The point of the grid counts: a frame shown at 2 s may have been on the screen since 1.96 s.
         if frame.grid_time_s < self.start_s - ROUNDING_S:
             return
         self.shown.add(frame.timestamp_s, frame.decode_ms)
@@ -234,6 +237,7 @@ class ContextSession:
             session.close()
 
     def _note(self, reports: Sequence[FrameReport]) -> None:
+        # Decisions come with the frame that they were made at; they wait here until their question looks for them.
         self._recorder.add_frames(reports, self.shown)
         for decision in (decision for report in reports for decision in report.decisions):
             self._decisions[decision.question_id].append((decision, self.shown.num_frames))
@@ -333,6 +337,7 @@ class _StreamRun:
         self._done.add(question.question_id)
         context.unwatch(question.question_id)
         if self._left.pop(question.question_id, None) is None:
+            # Frames and time since the question before it are in the record that it has from an earlier run.
             self._recorder.skip(context.shown)
         elif all(left.context_start_s != context.start_s for left in self._left.values()):
             self.contexts.pop(context.start_s).close()

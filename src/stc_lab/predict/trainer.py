@@ -148,6 +148,7 @@ def ends_on_sigterm() -> Iterator[None]:
     Lightning by itself only takes note of the signal, which its predict loop never looks at; it calls a handler
     that is there before it. One that somebody else has set (submitit) is left in place.
     """
+    # Lightning sets handlers of its own while it runs, and puts back what it found.
     is_main = threading.current_thread() is threading.main_thread()  # no other may set a handler
     is_ours = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if is_ours:

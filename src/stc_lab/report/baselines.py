@@ -10,6 +10,7 @@ import pandas as pd
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from stc_lab.benchmarks import rule_of
 from stc_lab.config import conf_dir
 from stc_lab.config.help import group_choices
 from stc_lab.report.sections import unique_names
@@ -17,7 +18,6 @@ from stc_lab.results.comparison import compare, in_words, shared_pairs
 from stc_lab.results.runs import Run
 from stc_lab.results.statistics import Average
 from stc_lab.results.sweep import TRIVIAL_MEMORY, WHOLE_MEMORY, Sweep
-from stc_lab.scoring.rules import rule_of
 
 WANTED_PRUNERS = ("random", "uniform", "downsample")
 MOST_UNEQUAL = 0.1

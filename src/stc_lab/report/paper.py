@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib.resources import files
 from statistics import fmean
 
-from stc_lab.scoring.rules.ovobench import GROUPS
+from stc_lab.benchmarks.ovobench import GROUPS
 
 TABLES = {"ovobench": 1, "streamingbench": 2, "offline": 3}
 TABLE_OF = {"ovobench": "ovobench", "streamingbench": "streamingbench"} | dict.fromkeys(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from stc_lab.benchmarks import rule_of
 from stc_lab.report.paper import PaperRow, find_row
 from stc_lab.results.records import Record
-from stc_lab.scoring.rules import RULES
 
 if TYPE_CHECKING:
     from stc_lab.results.comparison import Comparison, RunComparison  # loads scipy, which a mistake need not wait for
@@ -313,7 +313,7 @@ def print_scores(console: Console, summary: Summary, paper: str | None = None) -
 def _score_rows(summary: Summary, row: PaperRow | None) -> Iterator[tuple[str, Summary, float | None]]:
     """Label, numbers and the paper's score: groups with their tasks, then the total."""
     scores = {} if row is None else row.scores
-    rule = RULES[summary["benchmark"]]
+    rule = rule_of(summary["benchmark"])
     known = [name for name in rule.groups if name in summary["by_group"]]
     for group in [*known, *(name for name in summary["by_group"] if name not in known)]:
         yield group, summary["by_group"][group], scores.get(group)

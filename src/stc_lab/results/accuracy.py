@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stc_lab.benchmarks.predictions import ABSENT, READER, REPEATED
+from stc_lab.benchmarks.rules import Rule
 from stc_lab.results.records import Record
 from stc_lab.results.statistics import Average, Cells, accuracy_summary
-from stc_lab.scoring.marks import ABSENT, READER, REPEATED
-from stc_lab.scoring.rule import Rule
 
 
 class Verdicts:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from stc_lab.benchmarks import rule_of
 from stc_lab.results.axes import BUDGETS, COSTS, axis_values
 from stc_lab.results.records import RECORDS_FILE, Record, read_records, read_summary
 from stc_lab.results.statistics import FEW_STREAMS, LEVEL, Average, Cells
-from stc_lab.scoring.rules import rule_of
 
 Pair = tuple[Record, Record]
 ALPHA = 1 - LEVEL

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stc_lab.benchmarks import rule_of
 from stc_lab.results.accuracy import is_imported, score_summary
 from stc_lab.results.records import SCHEMA, Record
 from stc_lab.results.statistics import (
@@ -19,7 +20,6 @@ from stc_lab.results.statistics import (
     distribution,
     split_summary,
 )
-from stc_lab.scoring.rules import rule_of
 from stc_lab.types import FRAME_STAGES, QUESTION_STAGES
 
 ENCODE_STAGES = tuple(stage for stage in FRAME_STAGES if stage != "decode")

@@ -60,6 +60,7 @@ def tower_cells(trace: FrameTrace, tower: VisionTower) -> TowerCells:
     groups, computed = None, torch.ones(tower.facts.num_tokens)
     if trace.groups is not None:
         groups = _on_grid(trace.groups[-1], tower).reshape(rows, columns)
+    # Share of the layers that computed a patch: each layer lists those that it did.
     elif trace.recomputed is not None:
         counts = torch.bincount(torch.cat([*trace.recomputed]).cpu(), minlength=tower.facts.num_tokens)
         computed = counts.float() / len(trace.recomputed)
@@ -133,6 +134,7 @@ class Collector:
         """See :class:`FrameSink`; of a pair the second frame is shown."""
         if len(self._notes) >= self._most_frames:
             return None
+        # Only what is drawn is kept: of merged patches the groups behind the last layer.
         groups = None if trace.groups is None else [trace.groups[-1]]
         picture = Image.fromarray(pixels if pixels.ndim == 3 else pixels[-1])
         picture.thumbnail(LARGEST_PIXELS, reducing_gap=2.0)

@@ -102,6 +102,7 @@ def file_stem(stream_id: str) -> str:
 
 def _write_film(path: Path, pages: Sequence[Image.Image], palette_of: Image.Image) -> None:
     """An endless GIF in one palette, so that what does not change does not flicker."""
+    # The strip shows every frame, so its colours are those of the film.
     palette = palette_of.quantize(PALETTE_COLOURS, method=Image.Quantize.MEDIANCUT)
     first, *rest = [page.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for page in pages]
     first.save(path, save_all=True, append_images=rest, duration=FILM_FRAME_MS, loop=0)
@@ -151,6 +152,7 @@ def _block(frame: FrameMap, box: tuple[int, int], beside: bool) -> Image.Image:
     block = Image.new("RGB", (across * (width + GAP) - GAP, LINE + down * height), PAPER)
     draw = ImageDraw.Draw(block)
     draw.text((0, 3), f"{frame.time_s:.1f} s", INK, _font(15))
+    # The tower's panel first, then that of the tokens, each with its caption below.
     for number, (panel, caption) in enumerate(panels):
         left, top = (number * (width + GAP), LINE) if beside else (0, LINE + number * height)
         block.paste(panel, (left, top))
@@ -228,6 +230,7 @@ def _mosaic(pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     numbers = numbers.reshape(pixels.shape[:2])
     sums = [np.bincount(numbers.ravel(), pixels[..., channel].ravel()) for channel in range(3)]
     means = np.stack(sums, axis=-1) / np.bincount(numbers.ravel())[:, None]
+    # A border runs where a pixel's neighbour above or to the left is of another group.
     is_border = np.zeros(numbers.shape, dtype=bool)
     is_border[1:] |= numbers[1:] != numbers[:-1]
     is_border[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
@@ -236,6 +239,7 @@ def _mosaic(pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _spread(cells: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Values [rows, columns] of cells that divide the frame evenly -> values of its pixels [H, W]."""
+    # Cell of each pixel row and column; sizes need not divide evenly.
     rows, columns = (np.arange(size) * count // size for size, count in zip(pixels.shape, cells.shape, strict=False))
     return cells[rows[:, None], columns]
 
@@ -262,6 +266,7 @@ def tower_legend(frames: Sequence[FrameMap], method: str, place: str) -> list[En
     head = Entry(f"{place} pictures, vision tower ({method}):")
     if any(cell.groups is not None for cell in cells):
         return [head, Entry("each area of one colour: patches merged into one token", _merged_sample())]
+    # Only colours that occur are explained.
     shares = np.concatenate([cell.computed.ravel() for cell in cells])
     entries = [head, Entry("clear: computed for this frame", _tower_sample(1.0))]
     if ((shares > 0) & (shares < 1)).any():

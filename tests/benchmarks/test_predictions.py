@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from made_predictions import ovo_choice, ovo_forward, ovo_sections, streaming_question, write_ovo, write_streaming
 
-from stc_lab.scoring.importers import benchmark_of, read_predictions
-from stc_lab.scoring.importers.ovobench import video_name
+from stc_lab.benchmarks.ovobench import video_name
+from stc_lab.benchmarks.predictions import benchmark_of, read_predictions
 
 NO_TEXTS = [
     ({"response": None}, "null"), ({"response": ["A"]}, "a list"), ({}, "no response"), ({"response": " "}, "empty"),

@@ -1,4 +1,4 @@
-"""What a scoring rule consists of."""
+"""What an answer is worth: a benchmark's official rule beside our strict reading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from stc_lab.answers import read_letter
 
-LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ONE_LETTER = "the text starts with one letter, written as an answer"
 """What :func:`read_option` does, in words."""
 
@@ -72,11 +72,6 @@ class Rule:
         return self.strict(asked, text) == asked.answer
 
 
-def letters_of(asked: Asked, default: int = 5) -> tuple[str, ...]:
-    """Letters of the options; the first ``default`` ones where the options are not known."""
-    return LETTERS[: len(asked.options) or default]
-
-
 def read_option(asked: Asked, text: str, num_letters: int = 5) -> str | None:
     """The strict reading of multiple choice; ``num_letters``: where the options are not known."""
-    return read_letter(text, letters_of(asked, num_letters))
+    return read_letter(text, LETTERS[: len(asked.options) or num_letters])

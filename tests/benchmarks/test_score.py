@@ -12,11 +12,18 @@ import pytest
 from made_predictions import ovo_choice, ovo_sections, streaming_question, write_ovo, write_streaming
 from omegaconf import DictConfig, OmegaConf
 
+from stc_lab.benchmarks.predictions import read_predictions
+from stc_lab.results import statistics
 from stc_lab.results.records import RECORDS_FILE, read_records, read_summary
 from stc_lab.results.runs import find_runs, rebuilt
 from stc_lab.results.sweep import as_sweep
 from stc_lab.score import ScoreSettings, score_predictions
-from stc_lab.scoring.importers import read_predictions
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are rough here; that they are right is tested with the statistics."""
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 199)
 
 
 def settings(**values: Any) -> DictConfig:
