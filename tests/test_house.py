@@ -28,14 +28,14 @@ FLOORS = (
     ("triggers", "backbones", "answering", "encoder", "session", "pocket", "acceleration"),
     ("benchmarks", "results", "config"),
     ("token_maps", "predict"),
-    ("report", "bench"),
-    ("api", "cli", "compare", "score", "search", "__main__"),
+    ("report",),
+    ("api", "bench", "cli", "compare", "experiment", "score", "search", "__main__"),
     ("training",),
 )
 """Lowest first; rooms of one floor may know each other."""
 
 COMMANDS = ("pocket.commentary", "pocket.decisions", "pocket.probe")
-"""Modules that nobody imports: they may know everything but the training."""
+"""Modules that nobody imports, commands of their own: they may know everything."""
 
 
 @cache
@@ -65,7 +65,7 @@ def imports(tree: ast.Module) -> set[str]:
 
 def floor_of(module: str) -> int:
     if module in COMMANDS:
-        return 7
+        return len(FLOORS) - 1
     room = module.split(".")[0]
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
@@ -169,7 +169,8 @@ LIMITS = {"llava_onevision": 18, "livecc": 24, "streamingvlm": 24}
 
 @pytest.mark.parametrize("backbone", LIMITS)
 def test_the_way_of_a_frame_can_be_read_in_one_sitting(backbone: str) -> None:
-    """Files of the lab whose functions run between ``push`` and the key-value store."""
+    """Files of the lab whose functions run between ``push`` and the key-value store, but for the types that all rooms
+    share and for what takes times and counts operations."""
     memory = "rekv" if backbone == "llava_onevision" else None
     session = stc_lab.open_session(stc_lab.load(backbone), "stc", "stc", memory)
     frames = list(np.random.default_rng(0).integers(0, 255, (14, 54, 54, 3), dtype=np.uint8))
@@ -185,4 +186,5 @@ def test_the_way_of_a_frame_can_be_read_in_one_sitting(backbone: str) -> None:
         session.push(frames[8:], [index / 2 for index in range(8, 14)])
     finally:
         sys.setprofile(None)
+    passed = {path for path in passed if path != "types.py" and not path.startswith("measure")}
     assert len(passed) <= LIMITS[backbone], sorted(passed)

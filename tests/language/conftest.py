@@ -40,8 +40,8 @@ class PlainReader:
     def __init__(self, decoder: TextDecoder) -> None:
         self.decoder = decoder
 
-    def sequence(self, segments, cursor=None):
-        return sequence(segments, self.decoder.embed, list, cursor=cursor)
+    def sequence(self, segments, cursor=None, axes=None):
+        return sequence(segments, self.decoder.embed, list, axes=axes, cursor=cursor)
 
 
 @pytest.fixture(scope="session")

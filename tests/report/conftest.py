@@ -28,7 +28,7 @@ def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report_dir(sweep_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of its report, in a folder of their own."""
-    from stc_lab.report.frontier import make_frontier
+    from stc_lab.report.multirun import make_frontier
 
     out = tmp_path_factory.mktemp("report")
     with (out / "printed.txt").open("w") as file:

@@ -12,7 +12,7 @@ from sample_sweep import write_run
 
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import AUTO, missing_baselines, paired_section
-from stc_lab.report.frontier import make_frontier
+from stc_lab.report.multirun import make_frontier
 from stc_lab.report.page import command_of, render, token_maps
 from stc_lab.results.runs import find_runs
 from stc_lab.results.sweep import read_sweep

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stc_lab.config.schema import ReportSettings
 from stc_lab.report.baselines import missing_baselines, recent_match
-from stc_lab.report.frontier import make_frontier
+from stc_lab.report.multirun import make_frontier
 from stc_lab.results.axes import COSTS, TIMING_COLUMNS
 from stc_lab.results.sweep import hypervolume, hypervolumes, line_labels, non_dominated, read_sweep
 

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from stc_lab.config import conf_dir
 from stc_lab.config.schema import ReportSettings
-from stc_lab.report.frontier import make_frontier
+from stc_lab.report.multirun import make_frontier
 from stc_lab.results.runs import rebuild_summaries
 
 SEVERAL_FOLDERS = Path("outputs", "report")

@@ -22,7 +22,7 @@ class ParetoCallback(Callback):
         """Called once all points are through, also when some of them failed."""
         # Hydra makes this object at every start; pandas, matplotlib and plotly are only loaded where they are needed.
         from stc_lab.config.schema import ReportSettings
-        from stc_lab.report.frontier import make_frontier
+        from stc_lab.report.multirun import make_frontier
 
         make_frontier(Path(config.hydra.sweep.dir), settings=ReportSettings(**config.get("report", {})))
 
