@@ -15,6 +15,10 @@ from stc_lab.config.build import RunSettings, build, check_arguments, settings_o
 from stc_lab.config.errors import RefusedPair, moved_setting
 from stc_lab.config.schema import PLUGIN_GROUPS, Config
 
+PARTS = ("backbone", "memory", "cacher", "pruner")
+NAMED = tuple(f"{group}{mark}" for group in (*PLUGIN_GROUPS, "measure") for mark in ".=")
+"""How a message begins that names a setting or a choice."""
+
 
 def validate(cfg: DictConfig, with_files: bool = True) -> RunSettings:
     """Build what ``cfg`` describes, once, and check it. Nothing here loads weights, opens a video or imports Lightning.
@@ -42,9 +46,6 @@ def validate(cfg: DictConfig, with_files: bool = True) -> RunSettings:
         except ValueError as error:
             raise ValueError(_named("dataset", error)) from error
     return settings
-
-
-PARTS = ("backbone", "memory", "cacher", "pruner")
 
 
 @contextmanager
@@ -159,9 +160,6 @@ def _named(group: str, error: ValueError) -> str:
     """The message; one that begins with no setting gets the name of the group in front."""
     message = str(error)
     return message if message.startswith(NAMED) else f"{group}: {message}"
-
-
-NAMED = tuple(f"{group}{mark}" for group in (*PLUGIN_GROUPS, "measure") for mark in ".=")
 
 
 def _check_accelerator(accelerator: str) -> None:
