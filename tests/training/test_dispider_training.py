@@ -20,17 +20,23 @@ from stc_lab.pocket.world.labels import BACKGROUND
 from stc_lab.pocket.world.questions import PocketQuestion
 from stc_lab.pocket.world.script import Script, Track, sample_script
 from stc_lab.pruners.none import NoPruner
+from stc_lab.training import recipes
 from stc_lab.training.batches import CELLS, Mix
-from stc_lab.training.dispider_clips import ClipMix, asked_at_end, clip_views
-from stc_lab.training.dispider_compressor import Compressor, Seq
-from stc_lab.training.dispider_reaction import DispiderQuestions, ReactionModel, Rememberer, Row
-from stc_lab.training.dispider_shelf import ClipShelf, see_clips
-from stc_lab.training.dispider_vision import DispiderVision
+from stc_lab.training.dispider_compressor import ClipMix, Compressor, JudgeSequence, asked_at_end, clip_views
+from stc_lab.training.dispider_reaction import (
+    FrozenCompressor,
+    ReactionBatch,
+    ReactionLearner,
+    Row,
+    dispider_questions,
+)
+from stc_lab.training.features import FeatureCache, clip_features
 from stc_lab.training.models.dispider import new_pocket_dispider, pocket_tokenizer, save_pocket_dispider
-from stc_lab.training.recipes import dispider as recipe
+from stc_lab.training.vision import DispiderEncoder
 from stc_lab.types import Question
 
 NUM_FRAMES = 6
+STAGES = ("vision", "compressor", "clips", "binding", "reaction")
 OPTIONS = ("red", "blue", "green", "cyan")
 ASKED = PocketQuestion(5.2, "what color is the ring now ?", OPTIONS, "C", "color_now", "realtime")
 QUESTION = Question("q", 5.2, ASKED.text, OPTIONS, "C")
@@ -43,12 +49,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> DispiderVideoModel:
 
 
 @pytest.fixture(scope="module")
-def shelf(backbone: DispiderVideoModel) -> ClipShelf:
-    """One short stream, in full precision."""
-    script = sample_script(5, 8)
-    with torch.inference_mode():
-        parts = see_clips(DispiderVision(backbone.model), replace(script, duration_s=NUM_FRAMES))
-    return ClipShelf(8, **{name: values.numpy()[None] for name, values in parts.items()})
+def cache(backbone: DispiderVideoModel, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """One short stream."""
+    encoder, script = DispiderEncoder(backbone.model), replace(sample_script(5, 8), duration_s=NUM_FRAMES)
+    return FeatureCache(tmp_path_factory.mktemp("features"), 8, 1).build(lambda *_: clip_features(encoder, script))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +63,10 @@ def session(backbone: DispiderVideoModel):
     return session
 
 
-def test_perception_is_that_of_the_session(backbone, session, shelf):
+def test_perception_is_that_of_the_session(backbone, session, cache):
     """A whole clip and one of two frames; left out tokens leave gaps, so nothing else moves."""
-    rememberer = Rememberer(Compressor(backbone.model, pocket_tokenizer()))
-    memories = rememberer(shelf, 0, NUM_FRAMES)
+    compressor = FrozenCompressor(Compressor(backbone.model, pocket_tokenizer()))
+    memories = compressor(cache, 0, NUM_FRAMES)
     moment = session.memory.moment()
     clips = moment.clips
     assert [len(memory) for memory in memories.memory] == [4, 2]
@@ -79,7 +83,7 @@ def test_judge_reads_what_a_watcher_reads(backbone, session):
     for asked_at, answered_at in ((0, ()), (1, ()), (0, (1,))):
         pieces = streaming_sequence(2, asked_at, answered_at)
         with torch.inference_mode():
-            (state,), _ = compressor.judge([Seq(0, pieces, ASKED.text)], memories, indicators)
+            (state,), _ = compressor.judge([JudgeSequence(0, pieces, ASKED.text)], memories, indicators)
             embeds, _ = backbone.compressor.embeds(pieces, ASKED.text, clips)
             expected = judge.ask(ASKED.text, clips, "start") if not (asked_at or answered_at) else None
         rows = compressor.decoder(inputs_embeds=embeds[None]).last_hidden_state[0, -1]
@@ -91,8 +95,8 @@ def test_judge_reads_what_a_watcher_reads(backbone, session):
 
 
 def test_prompts_are_those_of_the_session(backbone, session):
-    encoder = DispiderQuestions(pocket_tokenizer())
-    model = ReactionModel(backbone.model, encoder)
+    encoder = dispider_questions(pocket_tokenizer())
+    model = ReactionLearner(backbone.model, encoder)
     moment = session.memory.moment()
     clips, summary = moment.clips, moment.summary
     tokens = [clip.tokens.view(clip.num_frames, CELLS, -1) for clip in clips]
@@ -101,23 +105,25 @@ def test_prompts_are_those_of_the_session(backbone, session):
     chosen = Judgement(summary[0], 0.0, summary[:, 0], summary[:, 0], (0, 1), 0)
     reading = session.memory.reading(moment, chosen, 0)
     expected = backbone.sequence([*reading.segments, *backbone.layout.question(QUESTION, "generate")]).embeds
-    prefix, ids = model.prefix(row), questions.ids[0, 0]
+    prefix, ids = model.prefix_of(row), questions.ids[0, 0]
     torch.testing.assert_close(torch.cat([prefix, model.decoder.embed_tokens(ids[:-2])]), expected)
     answer = encoder.tokenizer("C<|im_end|>", add_special_tokens=False).input_ids
     assert ids[-2:].tolist() == answer and encoder.tokenizer.unk_token_id not in ids
     with torch.inference_mode():
-        hidden = model.hidden([prefix, prefix], encoder([[ASKED], [ASKED]]))
+        batch = ReactionBatch([row, row], encoder([[ASKED], [ASKED]]))
+        hidden = model.hidden(*model.prefix(batch), batch.questions.ids)
         plain = model.decoder(inputs_embeds=expected[None]).last_hidden_state[0]
     torch.testing.assert_close(hidden[1, 0, : len(ids) - 2], plain[len(prefix) :], atol=1e-4, rtol=1e-4)
 
 
-def test_left_out_tokens_leave_the_others_in_their_places(backbone, shelf):
+def test_left_out_tokens_leave_the_others_in_their_places(backbone, cache):
     """What the cheap first steps of the compressor read is the whole clip with holes."""
     compressor = Compressor(backbone.model, pocket_tokenizer())
-    (view,) = clip_views(np.random.default_rng(0), shelf, np.array([0]), 4, 40)
+    (view,) = clip_views(np.random.default_rng(0), cache, [0], 4, 40)
+    kinds = cache.load(0)["kinds"][:4]
     assert view.seen.shape == (1, 4, 40, 128) and (view.cells.diff(dim=-1) > 0).all()
-    picked = np.take_along_axis(shelf.kinds[0, :4], view.cells[0].numpy(), axis=1)
-    shown = (shelf.kinds[0, :4] != BACKGROUND).sum(axis=1)
+    picked = np.take_along_axis(kinds, view.cells[0].numpy(), axis=1)
+    shown = (kinds != BACKGROUND).sum(axis=1)
     assert ((picked != BACKGROUND).sum(axis=1) == np.minimum(shown, 40)).all()
     with torch.inference_mode():
         memory, indicator = compressor.perceive(view)
@@ -171,18 +177,19 @@ def test_questions_at_the_end_of_a_cut_stream_know_nothing_of_what_follows():
 
 
 @pytest.mark.slow
-def test_a_tiny_run_makes_a_loadable_checkpoint(tmp_path: Path):
+def test_a_tiny_run_makes_a_loadable_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every stage for a step or two; what is exported is what was trained."""
     folder, target = tmp_path / "run", tmp_path / "out"
-    recipe.train_vision(folder, num_steps=1, batch=1)
-    sizes, mixes = {8: 1, 20: 1}, {0: ClipMix(12, 300, long_share=0.5)}
-    recipe.train_compressor(folder, num_steps=2, mixes=mixes, sizes=sizes)
-    compressor = recipe.train_clips(folder, num_steps=1, mixes=mixes, sizes=sizes)
-    recipe.train_binding(folder, num_steps=1)
+    monkeypatch.setitem(recipes.NUM_STREAMS, "dispider", {8: 1, 20: 1})
+    for mixes in (recipes.PARTLY, recipes.WHOLE):
+        monkeypatch.setitem(mixes, 0, ClipMix(12, 300, long_share=0.5))
     mix = Mix((6,), (1.0,), (8, 20), (0.5, 0.5), tokens_per_batch=300, num_questions=3)
-    reaction = recipe.train_reaction(folder, num_steps=2, mixes={0: mix}, sizes=sizes)
-    recipe.export_dispider(folder, target)
+    monkeypatch.setitem(recipes.READ, 0, mix)
+    left = {stage.name: replace(stage, num_steps=2).run(folder) for stage in recipes.DISPIDER if stage.name in STAGES}
+    recipes.export_dispider(folder, target)
     loaded = Dispider(checkpoint=str(target)).load(dtype=torch.float32).model
-    for ours, theirs in ((reaction.decoder, loaded.language.model), (compressor.decoder, loaded.compressor["model"])):
-        torch.testing.assert_close(dict(theirs.state_dict()), dict(ours.state_dict()))
-    torch.testing.assert_close(loaded.compress_projector[0].weight, reaction.compress_projector[0].weight)
+    trained = ((left["reaction"], loaded.language.model), (left["clips"], loaded.compressor["model"]))
+    for ours, theirs in trained:
+        torch.testing.assert_close(dict(theirs.state_dict()), dict(ours.decoder.state_dict()))
+    ours = left["reaction"].compress_projector[0].weight
+    torch.testing.assert_close(loaded.compress_projector[0].weight, ours)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +16,15 @@ from stc_lab.pocket.world.commentary import MOST_WORDS, lines
 from stc_lab.pocket.world.questions import PocketQuestion
 from stc_lab.pocket.world.script import Script, Track, sample_script
 from stc_lab.pruners.uniform import UniformPruner
-from stc_lab.training import qwen_stages
+from stc_lab.training import recipes
 from stc_lab.training.batches import IGNORE
+from stc_lab.training.codes import PairCode
+from stc_lab.training.features import label_pairs, pair_times
+from stc_lab.training.language import TurnLearner
 from stc_lab.training.models.qwen_vl import new_pocket_livecc, new_pocket_streamingvlm, save_pocket
-from stc_lab.training.qwen_batches import TurnBatches, TurnMix, as_asked, film_times
-from stc_lab.training.qwen_codes import PairCode
-from stc_lab.training.qwen_collate import LETTER, SPEECH
-from stc_lab.training.qwen_language import QwenLanguage
-from stc_lab.training.qwen_packed import packed_hidden
-from stc_lab.training.qwen_shelf import label_pairs, pair_times
-from stc_lab.training.qwen_strips import TEXT, Film, Words
-from stc_lab.training.qwen_turns import LAYOUTS
+from stc_lab.training.packed import packed_states
+from stc_lab.training.qwen_batches import LETTER, SPEECH, TurnBatches, TurnMix, as_asked, patch_times
+from stc_lab.training.qwen_turns import LAYOUTS, TEXT, PatchStream, Vocabulary
 from stc_lab.types import Question
 
 NEW = {"livecc": new_pocket_livecc, "streamingvlm": new_pocket_streamingvlm}
@@ -33,8 +33,8 @@ ASKED = PocketQuestion(0.0, "what color is the ring now ?", OPTIONS, "C", "color
 
 
 @pytest.fixture(scope="module")
-def words() -> Words:
-    return Words()
+def words() -> Vocabulary:
+    return Vocabulary()
 
 
 class Watched:
@@ -62,7 +62,9 @@ def folder(name: str, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("fps", "last_s"), [(2.0, 4), (1.0, 4), (1.0, 7), (1.0, 22)])
-def test_training_reads_what_a_session_reads(words: Words, name: str, folder: Path, fps: float, last_s: int) -> None:
+def test_training_reads_what_a_session_reads(
+    words: Vocabulary, name: str, folder: Path, fps: float, last_s: int
+) -> None:
     """Ids and positions of the stream and of a question at its end; at 22 s StreamingVLM has let go of a lot."""
     model = load(name, checkpoint=str(folder), fps=fps, dtype=torch.float32)
     own = {"fps": fps, "text_window_s": 16, "vision_window_s": 16} if name == "streamingvlm" else {}
@@ -77,38 +79,38 @@ def test_training_reads_what_a_session_reads(words: Words, name: str, folder: Pa
     read.rewind = lambda mark: (ids.extend(read.ids), rewind(mark))
     session.ask(question)
 
-    film, reading = _reading(words, name, fps, last_s + 1, last_s + 0.2, session)
+    stream, reading = _reading(words, name, fps, last_s + 1, last_s + 0.2, session)
     expected = reading.prefix.ids[: reading.visible[0]] + reading.questions[0].ids[:-2]
     assert ids == expected
     parts = reading.prefix.positions[:, : reading.visible[0]], reading.questions[0].positions[:, :-2]
     placed = watched.placed[-1] if name == "streamingvlm" else torch.cat(watched.placed, dim=1)
     torch.testing.assert_close(placed, torch.cat(parts, dim=1))
     if (name, last_s) == ("streamingvlm", 22):
-        assert min(p for p in reading.prefix.patches if p != TEXT) == 3 and film.num_pairs == 11
+        assert min(p for p in reading.prefix.patches if p != TEXT) == 3 and stream.num_pairs == 11
 
 
-def _reading(words: Words, name: str, fps: float, duration_s: int, time_s: float, session):
+def _reading(words: Vocabulary, name: str, fps: float, duration_s: int, time_s: float, session):
     """The same stream as training reads it, with the cells that the session kept."""
-    times, halves = film_times(duration_s, fps)
+    times, halves = patch_times(duration_s, fps)
     kept = UniformPruner(budget=5)(torch.zeros(196, 4)).positions
-    film = Film(fps, len(times) - len(halves), kept.expand(len(times), -1), halves)
+    stream = PatchStream(fps, len(times) - len(halves), kept.expand(len(times), -1), halves)
     layout = LAYOUTS[name](words)
     asked = as_asked(PocketQuestion(time_s, ASKED.text, OPTIONS, "C", "", ""))
-    return film, layout.read(film, [""] * len(layout.turns(film.num_pairs)), [asked])
+    return stream, layout.read(stream, [""] * len(layout.turns(stream.num_pairs)), [asked])
 
 
 def _mix(**changes) -> TurnMix:
     return TurnMix((5,), (1.0,), (8,), (1.0,), tokens_per_batch=500, num_questions=3, **changes)
 
 
-def test_packed_questions_equal_plain_ones(words: Words, name: str, folder: Path) -> None:
+def test_packed_questions_equal_plain_ones(words: Vocabulary, name: str, folder: Path) -> None:
     model = load(name, checkpoint=str(folder), dtype=torch.float32)
     batch = TurnBatches(LAYOUTS[name](words), {0: _mix()}, seed=3)[1]
     x = model.decoder.embed(batch.ids)
     x[batch.is_visual] = torch.randn(int(batch.is_visual.sum()), 128, generator=torch.Generator().manual_seed(0))
     text, num_prefix = model.model.model.language_model, batch.ids.shape[1] - batch.question.shape[1]
     with torch.no_grad():
-        *_, last = packed_hidden(text, x, batch.positions, batch.visible, batch.question)
+        *_, last = packed_states(text, x, batch.positions, batch.visible, batch.question)
         for number in (0, 2):
             own = batch.question[0] == number
             sees = torch.cat((torch.arange(num_prefix) < batch.visible[0][own][0], own))
@@ -117,7 +119,7 @@ def test_packed_questions_equal_plain_ones(words: Words, name: str, folder: Path
             torch.testing.assert_close(text.norm(last[0, num_prefix:][own]), expected, atol=2e-4, rtol=0)
 
 
-def test_labels_are_what_the_model_says(words: Words, name: str) -> None:
+def test_labels_are_what_the_model_says(words: Vocabulary, name: str) -> None:
     layout = LAYOUTS[name](words)
     silent, speaking = (TurnBatches(layout, {0: _mix(silent_share=s)}, seed=3)[1] for s in (1.0, 0.0))
     assert (silent.labels[SPEECH] == IGNORE).all() and (speaking.labels[SPEECH] != IGNORE).any()
@@ -150,9 +152,9 @@ def test_codes_of_pairs_say_what_has_changed() -> None:
 
 
 @pytest.mark.slow
-def test_places_are_learned_from_positions_alone(words: Words) -> None:
+def test_places_are_learned_from_positions_alone(words: Vocabulary) -> None:
     torch.manual_seed(0)
-    language = QwenLanguage(new_pocket_livecc(start=None), words)
+    language = TurnLearner(new_pocket_livecc(start=None), words)
     batch = TurnBatches(LAYOUTS["livecc"](words), {0: _mix()}, seed=3)[1]
     optimizer, errors = torch.optim.AdamW(language.parameters(), lr=3e-3), []
     for _ in range(8):
@@ -164,24 +166,33 @@ def test_places_are_learned_from_positions_alone(words: Words) -> None:
     assert errors[-1] < errors[0]
 
 
+def _one_picture(name: str):
+    probe = recipes.qwen_probe(name)
+    probe.num_pictures = 1
+    return probe
+
+
 @pytest.mark.slow
 def test_a_short_recipe_makes_a_checkpoint(name: str, tmp_path: Path, monkeypatch) -> None:
     """One step of each stage; what is loaded is what was trained, and it runs."""
-    monkeypatch.setattr(qwen_stages, "Ahead", lambda batches: batches)  # no process of its own for two batches
-    vision = qwen_stages.train_vision(NEW[name], tmp_path, num_steps=1, batch=1)
-    shelves = qwen_stages.build_shelves(NEW[name], tmp_path, {8: 1})
-    assert shelves[8].tokens.shape == (1, len(pair_times(8)), 196, 128) and np.isfinite(shelves[8].tokens).all()
-    mixes = {0: _mix(rates=(1.0,), rate_weights=(1.0,))}
-    qwen_stages.train_language(name, NEW[name](), tmp_path, "places", mixes, 2)
-    real = {0: _mix(real_share=1.0)}
-    trained = qwen_stages.train_language(
-        name, NEW[name](), tmp_path, "streams", real, 1, start="places", shelves=shelves
-    )
-    exported = qwen_stages.export(name, NEW[name](), tmp_path, tmp_path / name, ("vision", "streams"))
+    monkeypatch.setattr(recipes, "Prefetcher", lambda batches: batches)  # no process of its own for two batches
+    monkeypatch.setitem(recipes.NUM_STREAMS, name, {8: 1})
+    labels, real = _mix(rates=(1.0,), rate_weights=(1.0,)), _mix(real_share=1.0)
+    stages = {stage.name: stage for stage in recipes.RECIPES[name]}
+    vision = replace(stages["vision"], num_steps=1, learner=lambda: _one_picture(name)).run(tmp_path)
+    tokens = recipes.qwen_features(name, "vision", tmp_path)[8].stack("tokens", [0])
+    assert tokens.shape == (1, len(pair_times(8)), 196, 128) and np.isfinite(tokens).all()
+    muon = recipes.muon(0.006, 1e-3)
+    begin = partial(recipes.turn_beginner, name)
+    places = recipes._turns(name, {0: labels}, 15)
+    recipes.Stage("places", begin, places, 2, muon, loss="place_loss").run(tmp_path)
+    data = recipes._turns(name, {0: real}, 13, "vision")
+    trained = recipes.Stage("fluency", partial(recipes.turn_learner, name), data, 1, muon, "places").run(tmp_path)
+    exported = recipes.export_qwen(name, "vision", tmp_path, tmp_path / name)
     model = load(name, checkpoint=str(exported), dtype=torch.float32)
     state = model.model.model.language_model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in trained.decoder.state_dict().items())
-    torch.testing.assert_close(model.model.model.visual.state_dict(), vision.visual.state_dict())
-    session = model.open(NoCacher(), UniformPruner(budget=5))
+    torch.testing.assert_close(model.model.model.visual.state_dict(), vision.encoder.visual.state_dict())
+    session = open_session(model, NoCacher(), UniformPruner(budget=5))
     session.push([np.zeros((108, 108, 3), np.uint8)] * 3, [0.0, 0.5, 1.0])
     assert session.ask(Question("q", 1.2, ASKED.text, OPTIONS, "C")).prediction in "ABCD"

@@ -21,11 +21,22 @@ from stc_lab.pocket.world.script import sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 from stc_lab.pruners.none import NoPruner
 from stc_lab.pruners.stc import STCPruner
+from stc_lab.training import recipes
+from stc_lab.training.batches import QuestionEncoder
 from stc_lab.training.models.streamforest import POCKET_SIZES, new_pocket_streamforest, pocket_tokenizer
-from stc_lab.training.recipes import streamforest as recipe
-from stc_lab.training.streamforest import ForestLearner, time_code
-from stc_lab.training.streamforest_batches import ForestEncoder, ViewMix, make_batch, questions_at
-from stc_lab.training.streamforest_views import View, see_views, unit_sizes
+from stc_lab.training.streamforest import (
+    ForestLearner,
+    View,
+    ViewMix,
+    forest_questions,
+    make_batch,
+    message_ids,
+    questions_at,
+    see_views,
+    stored_view,
+    time_code,
+    unit_sizes,
+)
 from stc_lab.types import Question
 
 NUM_FRAMES = 10
@@ -36,12 +47,12 @@ QUESTION = Question("q", 9.2, ASKED.text, OPTIONS, "C")
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ForestEncoder:
-    return ForestEncoder(pocket_tokenizer())
+def encoder() -> QuestionEncoder:
+    return forest_questions(pocket_tokenizer())
 
 
 @pytest.fixture(scope="module")
-def learner(encoder: ForestEncoder) -> ForestLearner:
+def learner(encoder: QuestionEncoder) -> ForestLearner:
     return ForestLearner(new_pocket_streamforest().eval(), encoder)
 
 
@@ -68,7 +79,7 @@ def test_training_prompts_are_those_of_the_session(encoder, last_s):
     asked = encoder.tokenizer(after_video(QUESTION, message) + "C<|im_end|>", add_special_tokens=False).input_ids
     before = encoder.tokenizer(BEFORE_VIDEO, add_special_tokens=False).input_ids
     assert encoder.init_ids.tolist() == before
-    assert encoder.message_ids(last_s).tolist() + row == asked
+    assert message_ids(encoder, last_s).tolist() + row == asked
     assert encoder.tokenizer.unk_token_id not in before + asked
 
 
@@ -81,7 +92,7 @@ def test_training_reads_and_answers_what_the_session_does(backbone, encoder, lea
     with torch.inference_mode():
         (prefix,) = learner.prefixes(batch)
         logits = learner.logits(batch)[0, 1]
-        before, after = len(encoder.init_ids), len(encoder.message_ids(view.time_s))
+        before, after = len(encoder.init_ids), len(message_ids(encoder, view.time_s))
         prune = PruneOnRead(backbone.project_merged, pruner)
         *_, clip = session.memory.read(Query(QUESTION, QUESTION.query), [], prune).segments
         torch.testing.assert_close(prefix[before:-after], clip.tokens, atol=1e-4, rtol=1e-4)
@@ -101,17 +112,20 @@ def test_time_code_tells_seconds_apart_and_is_linear(learner):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_makes_a_checkpoint_that_loads(tmp_path: Path):
+def test_a_tiny_run_makes_a_checkpoint_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One step of each stage; the tower stays ReKV's, everything else moves, and the folder answers."""
-    mixes = {0: ViewMix((0.1,), (1.0,), durations=(12,), duration_weights=(1.0,), tokens_per_batch=700)}
-    recipe.train_projector(tmp_path, num_steps=1, batch=1)
-    recipe.train_memory(tmp_path, num_steps=1, num_streams={12: 1}, mixes=mixes)
-    recipe.export_streamforest(tmp_path, tmp_path / "out")
+    monkeypatch.setitem(recipes.NUM_STREAMS, "streamforest", {12: 1})
+    mix = ViewMix((0.1,), (1.0,), durations=(12,), duration_weights=(1.0,), tokens_per_batch=700)
+    monkeypatch.setitem(recipes.FOREST_MIXES, 0, mix)
+    for stage in recipes.STREAMFOREST:
+        if stage.name in ("projector", "memory"):
+            replace(stage, num_steps=1).run(tmp_path)
+    recipes.export_streamforest(tmp_path, tmp_path / "out")
     backbone = StreamForest(checkpoint=str(tmp_path / "out")).load(dtype=torch.float32)
     start = new_pocket_streamforest()
     assert StreamForestMemory().sizes(backbone.facts).quota == POCKET_SIZES["quota"]
     old = dict(start.named_parameters())
     moved = {n.partition(".")[0] for n, p in backbone.model.named_parameters() if not torch.equal(p, old[n])}
     assert moved == {"projector", "language"}
-    view = recipe.build_views(tmp_path, {12: 1}).view(12, 0, 0)
+    view = stored_view(recipes.forest_features(tmp_path)[12], 0, 0)
     assert len(view.tokens) == sum(map(sum, view.sizes)) and view.script == sample_script(1 << 42, 12)

@@ -12,7 +12,7 @@ from stc_lab.backbones.llava_onevision import INIT, answer_prompt
 from stc_lab.pocket.tokenizer import build_tokenizer
 from stc_lab.pocket.world.labels import cell_labels
 from stc_lab.pocket.world.questions import PocketQuestion
-from stc_lab.training import vision
+from stc_lab.training import recipes, vision
 from stc_lab.training.batches import (
     IGNORE,
     INIT_PROMPT,
@@ -21,12 +21,12 @@ from stc_lab.training.batches import (
     QuestionEncoder,
     StillBatches,
     SymbolBatches,
+    TokenBatches,
 )
 from stc_lab.training.codes import VisualCode
-from stc_lab.training.export import assemble, export
-from stc_lab.training.features import TokenBatches, build_shelf
-from stc_lab.training.language import LanguageModel
-from stc_lab.training.loop import Stage, run_stage
+from stc_lab.training.features import FeatureCache, stream_tokens
+from stc_lab.training.language import StreamLearner
+from stc_lab.training.loop import Training, muon_and_adamw, train
 from stc_lab.training.models.llava import new_pocket
 from stc_lab.types import Question
 
@@ -37,8 +37,8 @@ def encoder() -> QuestionEncoder:
 
 
 @pytest.fixture
-def language(encoder) -> LanguageModel:
-    return LanguageModel(new_pocket(encoder.tokenizer), encoder)
+def language(encoder) -> StreamLearner:
+    return StreamLearner(new_pocket(encoder.tokenizer), encoder)
 
 
 def test_training_prompts_are_those_of_the_backbone(encoder):
@@ -63,7 +63,7 @@ def test_packed_questions_equal_plain_ones(encoder, language):
     batch = SymbolBatches(encoder, {0: Mix((5,), (1.0,), (12,), (1.0,), tokens_per_batch=700)}, seed=3)[0]
     tokens = torch.randn(*batch.cells.shape, 128)
     with torch.no_grad():
-        packed = language.hidden(tokens, batch.questions.ids, batch.questions.frames_seen)
+        packed = language.hidden(*language.behind(tokens, batch.questions.frames_seen), batch.questions.ids)
         embed = language.decoder.embed_tokens
         for q in (0, 7):
             seen = tokens[1, : batch.questions.frames_seen[1, q]].flatten(0, 1)
@@ -91,7 +91,7 @@ def test_small_language_stages_learn(encoder, language, kind):
     losses = []
     for _ in range(12):
         torch.manual_seed(0)
-        loss, metrics = language.symbol_loss(batch)
+        loss, metrics = language.loss(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -101,13 +101,31 @@ def test_small_language_stages_learn(encoder, language, kind):
 
 def test_a_killed_stage_goes_on_exactly(tmp_path, monkeypatch):
     whole, resumed = _line(), _line()
-    run_stage(_stage(whole, 8), tmp_path / "whole")
+    train(_stage(whole, 8), tmp_path / "whole")
     monkeypatch.setattr("stc_lab.training.loop.SAVE_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        run_stage(_stage(resumed, 8, stop_at=5), tmp_path / "killed")
+        train(_stage(resumed, 8, stop_at=5), tmp_path / "killed")
     fresh = _line(seed=1)
-    run_stage(_stage(fresh, 8), tmp_path / "killed")
+    train(_stage(fresh, 8), tmp_path / "killed")
     assert torch.equal(fresh.weight, whole.weight)
+
+
+def test_features_that_are_there_are_not_made_again(tmp_path):
+    """A build that was stopped goes on; what a file holds is what was made."""
+    made = []
+
+    def make(script, index):
+        made.append(index)
+        if index == 2 and len(made) == 3:
+            raise KeyboardInterrupt
+        return {"seeds": np.array([script.seed, index])}
+
+    cache = FeatureCache(tmp_path, 8, 4)
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(make)
+    cache.build(make)
+    assert made == [0, 1, 2, 2, 3]
+    assert cache.stack("seeds", [3, 0]).tolist() == [[cache.script(3).seed, 3], [cache.script(0).seed, 0]]
 
 
 def _line(seed: int = 0) -> nn.Linear:
@@ -115,7 +133,7 @@ def _line(seed: int = 0) -> nn.Linear:
     return nn.Linear(3, 1)
 
 
-def _stage(model: nn.Linear, num_steps: int, stop_at: int | None = None) -> Stage:
+def _stage(model: nn.Linear, num_steps: int, stop_at: int | None = None) -> Training:
     def loss(step: int):
         if step == stop_at:
             raise KeyboardInterrupt
@@ -123,24 +141,26 @@ def _stage(model: nn.Linear, num_steps: int, stop_at: int | None = None) -> Stag
         value = (model(x) - x.sum(-1, keepdim=True)).square().mean()
         return value, {"loss": value.item()}
 
-    return Stage("line", model, [torch.optim.AdamW(model.parameters(), lr=0.1)], loss, num_steps, warmup_steps=2)
+    return Training("line", model, [torch.optim.AdamW(model.parameters(), lr=0.1)], loss, num_steps, warmup_steps=2)
 
 
-def test_vision_stage_shelves_and_export(tmp_path, encoder):
+def test_vision_stage_features_and_export(tmp_path, encoder):
     """One step of each expensive part; what is exported is what was trained."""
-    model = vision.VisionModel(new_pocket(encoder.tokenizer))
-    stage = Stage("vision", model, vision.optimizers(model), lambda s: model.loss(np.random.default_rng(s), 1), 1)
-    run_stage(stage, tmp_path)
-    shelf = build_shelf(model.eval(), 8, 1, tmp_path)
-    assert shelf.tokens.shape == (1, 8, 196, 128) and np.isfinite(shelf.tokens).all()
-    tokens, batch = TokenBatches({8: shelf}, encoder, {0: Mix((7,), (1.0,), (8,), (1.0,))}, seed=1)[0]
-    assert tokens.shape[1:] == (8, 7, 128) and (batch.cells.diff(dim=-1) > 0).all()
-    language = LanguageModel(new_pocket(encoder.tokenizer), encoder)
-    run_stage(Stage("streams", language, [], lambda s: language.loss(tokens, batch), 1), tmp_path)
-    export(assemble(tmp_path / "vision.pt", tmp_path / "streams.pt"), tmp_path / "out")
+    model = vision.CellProbe(vision.LlavaEncoder(new_pocket(encoder.tokenizer)), num_pictures=1)
+    optimizers = muon_and_adamw(model, model.layers, 0.02, 2e-3)
+    train(Training("vision", model, optimizers, lambda s: model.loss(np.random.default_rng(s)), 1), tmp_path)
+    cache = FeatureCache(tmp_path / "features", 8, 1)
+    cache.build(lambda script, _: {"tokens": stream_tokens(model.encoder, script).numpy()})
+    seen = cache.stack("tokens", [0])
+    assert seen.shape == (1, 8, 196, 128) and np.isfinite(seen).all()
+    batch = TokenBatches({8: cache}, encoder, {0: Mix((7,), (1.0,), (8,), (1.0,))}, seed=1)[0]
+    assert batch.tokens.shape[1:] == (8, 7, 128) and (batch.cells.diff(dim=-1) > 0).all()
+    language = StreamLearner(new_pocket(encoder.tokenizer), encoder)
+    train(Training("streams", language, [], lambda s: language.loss(batch), 1), tmp_path)
+    recipes.export_rekv(tmp_path, tmp_path / "out")
     loaded, info = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
-    torch.testing.assert_close(loaded.model.vision_tower.state_dict(), model.tower.state_dict())
+    torch.testing.assert_close(loaded.model.vision_tower.state_dict(), model.encoder.tower.state_dict())
     torch.testing.assert_close(loaded.model.language_model.state_dict(), language.decoder.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("ring red A").input_ids == encoder.tokenizer("ring red A").input_ids

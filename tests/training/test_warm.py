@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stc_lab.training.warm import warm_start
+from stc_lab.training.models.warm import warm_start
 
 
 def test_what_fits_is_taken_and_the_rest_is_named():

@@ -26,16 +26,16 @@ from stc_lab.pocket.world.questions import FAMILIES, PocketQuestion, sample_ques
 from stc_lab.pruners.random import RandomPruner
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.results.statistics import confidence_interval
-from stc_lab.training.batches import CELLS, QuestionEncoder, QuestionTokens, label_stream
-from stc_lab.training.features import see_stream
-from stc_lab.training.language import LanguageModel
-from stc_lab.training.vision import VisionModel
+from stc_lab.training.batches import CELLS, QuestionEncoder, QuestionTokens
+from stc_lab.training.features import label_stream, stream_tokens
+from stc_lab.training.language import StreamLearner
+from stc_lab.training.vision import LlavaEncoder
 
 BUDGETS = (196, 128, 64, 32, 16, 8)
 
 
 @dataclass
-class Seen:
+class HeldOutStream:
     """A held-out stream as the tower sees it: ``tokens`` [T, 196, D], ``is_object`` bool [T, 196], its questions."""
 
     name: str
@@ -49,23 +49,23 @@ class Probe:
 
     def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
         encoder = QuestionEncoder(build_tokenizer())
-        self.language = LanguageModel(model, encoder).eval()
-        self.vision = VisionModel(model).eval()
+        self.language = StreamLearner(model, encoder).eval()
+        self.vision = LlavaEncoder(model).eval()
         self.letter_ids = torch.tensor(encoder.tokenizer.convert_tokens_to_ids(list("ABCD")))
 
     @torch.inference_mode()
-    def see(self, split: str, indices: Iterable[int]) -> list[Seen]:
+    def see(self, split: str, indices: Iterable[int]) -> list[HeldOutStream]:
         """Draw, encode, decode and look at streams of ``split``."""
         return [self._see(split, index) for index in track(list(indices), "streams")]
 
-    def _see(self, split: str, index: int) -> Seen:
+    def _see(self, split: str, index: int) -> HeldOutStream:
         script = held_out_script(split, index)
         is_object = torch.from_numpy(label_stream(script).is_object)
-        tokens = see_stream(self.vision, script).float()
-        return Seen(f"{split}-{index}", tokens, is_object, sample_questions(script, QUESTIONS_PER_STREAM))
+        tokens = stream_tokens(self.vision, script).float()
+        return HeldOutStream(f"{split}-{index}", tokens, is_object, sample_questions(script, QUESTIONS_PER_STREAM))
 
     @torch.inference_mode()
-    def correct(self, stream: Seen, kept: Tensor, how: str = "history") -> np.ndarray:
+    def correct(self, stream: HeldOutStream, kept: Tensor, how: str = "history") -> np.ndarray:
         """Which questions are answered right, bool [Q]. ``kept`` [T, B] cells of every frame; ``how``: history, blind
         or current (each question sees the frame of its own second alone)."""
         questions = self.language.encoder([stream.questions])
@@ -74,7 +74,7 @@ class Probe:
             hidden = self._current(tokens, questions)
         else:
             seen = questions.frames_seen * (how == "history")
-            hidden = self.language.hidden(tokens[None], questions.ids, seen)[0]
+            hidden = self._hidden(tokens[None], seen, questions.ids)[0]
         at = (questions.letter[0] >= 0).int().argmax(-1)
         logits = self.language.lm_head(hidden[torch.arange(len(at)), at])[:, self.letter_ids]
         gold = torch.tensor(["ABCD".index(q.answer) for q in stream.questions])
@@ -82,25 +82,28 @@ class Probe:
 
     def _current(self, tokens: Tensor, questions: QuestionTokens) -> Tensor:
         own = tokens[questions.frames_seen[0] - 1][:, None]
-        return self.language.hidden(own, questions.ids[0][:, None], torch.ones(len(own), 1, dtype=torch.long))[:, 0]
+        return self._hidden(own, torch.ones(len(own), 1, dtype=torch.long), questions.ids[0][:, None])[:, 0]
+
+    def _hidden(self, tokens: Tensor, frames_seen: Tensor, ids: Tensor) -> Tensor:
+        return self.language.hidden(*self.language.behind(tokens, frames_seen), ids)
 
 
-def choices(budget: int) -> dict[str, Callable[[Seen], Tensor]]:
+def choices(budget: int) -> dict[str, Callable[[HeldOutStream], Tensor]]:
     """Ways to keep ``budget`` cells per frame: by STC, at random, by an oracle that knows where the shapes are."""
     if budget == CELLS:
         return {"all": lambda stream: torch.arange(CELLS).expand(len(stream.tokens), -1)}
 
-    def by(pruner: STCPruner | RandomPruner) -> Callable[[Seen], Tensor]:
+    def by(pruner: STCPruner | RandomPruner) -> Callable[[HeldOutStream], Tensor]:
         return lambda stream: torch.stack([frame.positions for frame in pruner(stream.tokens)])
 
-    def oracle(stream: Seen) -> Tensor:
+    def oracle(stream: HeldOutStream) -> Tensor:
         noise = torch.rand(stream.is_object.shape, generator=torch.Generator().manual_seed(0))
         return (stream.is_object + noise).topk(budget, dim=-1).indices.sort(dim=-1).values
 
     return {"stc": by(STCPruner(budget=budget)), "random": by(RandomPruner(budget=budget)), "oracle": oracle}
 
 
-def rows(probe: Probe, streams: list[Seen], budgets: Iterable[int]) -> Iterable[tuple[str, np.ndarray]]:
+def rows(probe: Probe, streams: list[HeldOutStream], budgets: Iterable[int]) -> Iterable[tuple[str, np.ndarray]]:
     """(name, correct [Q]) for every budget and choice, then blind and current frame only."""
     full = choices(CELLS)["all"]
     for budget in budgets:
@@ -110,7 +113,7 @@ def rows(probe: Probe, streams: list[Seen], budgets: Iterable[int]) -> Iterable[
     yield "current frame only", np.concatenate([probe.correct(s, full(s), "current") for s in streams])
 
 
-def table(streams: list[Seen], results: Iterable[tuple[str, np.ndarray]]) -> Table:
+def table(streams: list[HeldOutStream], results: Iterable[tuple[str, np.ndarray]]) -> Table:
     """Accuracy in percent, over all with the 95 % interval clustered by stream, and per family."""
     names = [s.name for s in streams for _ in s.questions]
     groups = np.array([q.group for s in streams for q in s.questions])

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from stc_lab.pocket.world.labels import BACKGROUND, CellLabels, cell_labels
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions
 from stc_lab.pocket.world.render import Renderer
-from stc_lab.pocket.world.script import Script, sample_script
+from stc_lab.pocket.world.script import sample_script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, NUMBERS, SHAPES
+from stc_lab.training.features import FeatureCache, label_stream
 
 IGNORE = -100
 CELLS = 196
@@ -40,11 +41,21 @@ class QuestionTokens:
 
 
 class QuestionEncoder:
-    """Turns questions into padded token rows in the prompt layout of ReKV."""
+    """Turns questions into padded token rows in the prompt layout of a backbone, by default ReKV's.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int = 28) -> None:
-        self.tokenizer, self.length = tokenizer, length
-        self.init_ids = torch.tensor(tokenizer(INIT_PROMPT).input_ids)
+    ``before`` stands in front of everything; ``text_of`` a question is all from the question on to the end of its
+    answer, which is the last but one token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        before: str = INIT_PROMPT,
+        text_of: Callable[[PocketQuestion], str] | None = None,
+        length: int = 28,
+    ) -> None:
+        self.tokenizer, self.length, self._text = tokenizer, length, text_of or rekv_question
+        self.init_ids = self.token_ids(before)
         self._mark = tokenizer.convert_tokens_to_ids("?")
 
     def __call__(self, questions: list[list[PocketQuestion]]) -> QuestionTokens:
@@ -67,23 +78,29 @@ class QuestionEncoder:
         seen = torch.tensor([[int(q.time_s) + 1 for q in row] for row in padded])
         return QuestionTokens(shaped[0], shaped[1], shaped[2], seen)
 
-    @staticmethod
-    def _text(q: PocketQuestion) -> str:
-        options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", q.options, strict=False))
-        body = f"\nQuestion: {q.text}\nOptions:\n{options}\nOnly give the best option."
-        return f"{body}<|im_end|><|im_start|>assistant\nBest option: ({q.answer}<|im_end|>"
+    def token_ids(self, text: str) -> Tensor:
+        """Ids [T] of ``text`` as it stands."""
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def rekv_question(q: PocketQuestion) -> str:
+    """A question with its answer as ReKV's model reads it."""
+    options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", q.options, strict=False))
+    body = f"\nQuestion: {q.text}\nOptions:\n{options}\nOnly give the best option."
+    return f"{body}<|im_end|><|im_start|>assistant\nBest option: ({q.answer}<|im_end|>"
 
 
 @dataclass
 class StreamBatch:
-    """S streams of T frames of B chosen cells: ``cells`` int [S, T, B]; ``labels`` or ``streams``: what they hold."""
+    """S streams of T frames of B chosen cells: ``cells`` [S, T, B], what they hold, questions about them, and
+    ``tokens`` [S, T, B, D] where they are real."""
 
     cells: Tensor
     kind: Tensor
     color: Tensor
     coverage: Tensor
-    streams: Tensor
     questions: QuestionTokens
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -132,42 +149,50 @@ def choose_cells(rng: np.random.Generator, labels: CellLabels, budget: int) -> n
     return np.sort(np.argpartition(-score, budget - 1, axis=1)[:, :budget], axis=1)
 
 
-def label_stream(script: Script) -> CellLabels:
-    """Cell labels of a stream seen once a second."""
-    return cell_labels(Renderer(script, textured=False), np.arange(float(script.duration_s)))
+class Batches(Dataset):
+    """Batch ``step`` of endlessly many; same step, same batch."""
 
-
-class SymbolBatches(Dataset):
-    """Batch ``step`` of endless fresh streams that are never drawn, only labelled; same step, same batch."""
-
-    def __init__(self, encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
-        """``mixes``: see :func:`mix_at`."""
-        self.encoder, self.mixes, self.seed = encoder, mixes, seed
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def __len__(self) -> int:
         return 1 << 30
 
-    def __getitem__(self, step: int) -> StreamBatch:
-        rng = np.random.default_rng([self.seed, step])
+    def __getitem__(self, step: int):
+        return self.draw(np.random.default_rng([self.seed, step]), step)
+
+    def draw(self, rng: np.random.Generator, step: int):
+        """Batch ``step``, all chance from ``rng``; alone, the generator is the batch."""
+        return rng
+
+
+class SymbolBatches(Batches):
+    """Fresh streams that are never drawn, only labelled."""
+
+    def __init__(self, encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
+        """``mixes``: see :func:`mix_at`."""
+        super().__init__(seed)
+        self.encoder, self.mixes = encoder, mixes
+
+    def draw(self, rng: np.random.Generator, step: int) -> StreamBatch:
+        """Batch ``step``."""
         mix = mix_at(self.mixes, step)
         duration, budget, size = mix.draw(rng)
         scripts = [sample_script(int(s), duration) for s in rng.integers(1 << 40, 1 << 41, size=size)]
         labels = [label_stream(script) for script in scripts]
         questions = [sample_questions(script, mix.num_questions, step, emphasis=mix.emphasis) for script in scripts]
-        return gather_batch(rng, labels, questions, self.encoder, budget, torch.arange(size))
+        return gather_batch(rng, labels, questions, self.encoder, budget)
 
 
-class StillBatches(Dataset):
+class StillBatches(Batches):
     """The last picture of a stream with questions about now: matching is learned here in a few hundred steps."""
 
     def __init__(self, encoder: QuestionEncoder, seed: int, size: int = 16, budget: int = 14) -> None:
-        self.encoder, self.seed, self.size, self.budget = encoder, seed, size, budget
+        super().__init__(seed)
+        self.encoder, self.size, self.budget = encoder, size, budget
 
-    def __len__(self) -> int:
-        return 1 << 30
-
-    def __getitem__(self, step: int) -> StreamBatch:
-        rng = np.random.default_rng([self.seed, step])
+    def draw(self, rng: np.random.Generator, step: int) -> StreamBatch:
+        """Batch ``step``."""
         labels, questions = [], []
         while len(labels) < self.size:
             script = sample_script(int(rng.integers(1 << 40, 1 << 41)), 8)
@@ -175,7 +200,7 @@ class StillBatches(Dataset):
             if asked:
                 questions.append(asked)
                 labels.append(cell_labels(Renderer(script, textured=False), np.array([7.0])))
-        batch = gather_batch(rng, labels, questions, self.encoder, self.budget, torch.arange(self.size))
+        batch = gather_batch(rng, labels, questions, self.encoder, self.budget)
         batch.questions.frames_seen[:] = 1
         return batch
 
@@ -186,7 +211,6 @@ def gather_batch(
     questions: list[list[PocketQuestion]],
     encoder: QuestionEncoder,
     budget: int,
-    streams: Tensor,
 ) -> StreamBatch:
     """Choose cells in every frame and put all into tensors."""
     cells = np.stack([choose_cells(rng, label, budget) for label in labels])
@@ -194,29 +218,66 @@ def gather_batch(
     def take(name: str) -> Tensor:
         return torch.from_numpy(np.take_along_axis(np.stack([getattr(x, name) for x in labels]), cells, axis=2))
 
-    return StreamBatch(
-        torch.from_numpy(cells), take("kind"), take("color"), take("coverage"), streams, encoder(questions)
-    )
+    return StreamBatch(torch.from_numpy(cells), take("kind"), take("color"), take("coverage"), encoder(questions))
 
 
-class BindingBatches(Dataset):
+class BindingBatches(Batches):
     """Text only: "say red ?" with four options, so that letters are bound to options before anything is seen."""
 
     def __init__(self, encoder: QuestionEncoder, seed: int, size: int = 8) -> None:
-        self.encoder, self.seed, self.size = encoder, seed, size
+        super().__init__(seed)
+        self.encoder, self.size = encoder, size
 
-    def __len__(self) -> int:
-        return 1 << 30
-
-    def __getitem__(self, step: int) -> StreamBatch:
-        rng = np.random.default_rng([self.seed, step])
-        rows = [[self._question(rng) for _ in range(12)] for _ in range(self.size)]
+    def draw(self, rng: np.random.Generator, step: int) -> StreamBatch:
+        """Batch ``step``."""
+        rows = [[say_question(rng, 0.0) for _ in range(12)] for _ in range(self.size)]
         nothing = torch.zeros(self.size, 0, 0, dtype=torch.long)
-        return StreamBatch(nothing, nothing, nothing, nothing.float(), torch.arange(self.size), self.encoder(rows))
+        return StreamBatch(nothing, nothing, nothing, nothing.float(), self.encoder(rows))
 
-    @staticmethod
-    def _question(rng: np.random.Generator) -> PocketQuestion:
-        names = (SHAPES, COLOR_NAMES, CORNERS, NUMBERS)[int(rng.integers(4))]
-        options = tuple(str(n) for n in rng.permutation(names)[:4])
-        right = int(rng.integers(4))
-        return PocketQuestion(0.0, f"say {options[right]} ?", options, "ABCD"[right], "say", "say")
+
+def say_question(rng: np.random.Generator, time_s: float) -> PocketQuestion:
+    """A question that says its answer, "say red ?", with four options."""
+    names = (SHAPES, COLOR_NAMES, CORNERS, NUMBERS)[int(rng.integers(4))]
+    options = tuple(str(name) for name in rng.permutation(names)[:4])
+    right = int(rng.integers(4))
+    return PocketQuestion(time_s, f"say {options[right]} ?", options, "ABCD"[right], "say", "say")
+
+
+class TokenBatches(Batches):
+    """Streams of which a tower's tokens are kept, with fresh questions and fresh choices of cells."""
+
+    def __init__(
+        self, caches: Mapping[int, FeatureCache], encoder: QuestionEncoder, mixes: Mapping[int, Mix], seed: int
+    ) -> None:
+        super().__init__(seed)
+        self.caches, self.encoder, self.mixes = caches, encoder, mixes
+
+    def draw(self, rng: np.random.Generator, step: int) -> StreamBatch:
+        """Batch ``step``."""
+        mix = mix_at(self.mixes, step)
+        duration, budget, size = mix.draw(rng)
+        cache = self.caches[duration]
+        chosen = rng.integers(len(cache), size=size)
+        scripts = [cache.script(int(i)) for i in chosen]
+        labels = [label_stream(script) for script in scripts]
+        questions = [sample_questions(script, mix.num_questions, step + 1, emphasis=mix.emphasis) for script in scripts]
+        batch = gather_batch(rng, labels, questions, self.encoder, budget)
+        pairs = zip(cache.stack("tokens", chosen), batch.cells.numpy(), strict=True)
+        tokens = np.stack([np.take_along_axis(seen, cells[..., None], 1) for seen, cells in pairs])
+        batch.tokens = torch.from_numpy(tokens).float()
+        return batch
+
+
+class Prefetcher:
+    """Batches of ``dataset`` in step order, made in another process while the model trains."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset, self._batches, self._next = dataset, None, -1
+
+    def __getitem__(self, step: int):
+        if self._batches is None or step != self._next:
+            steps = range(step, len(self._dataset))
+            loader = DataLoader(self._dataset, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=4)
+            self._batches = iter(loader)
+        self._next = step + 1
+        return next(self._batches)

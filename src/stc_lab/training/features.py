@@ -1,106 +1,140 @@
-"""What the trained tower really says about real h264 streams, kept on disk for the last language stage."""
+"""What the trained towers really say about real h264 streams, kept on disk for the language stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from stc_lab.backbones.dispider.networks import mix
 from stc_lab.pocket.world.codec import coded_frames
-from stc_lab.pocket.world.questions import sample_questions
+from stc_lab.pocket.world.labels import CellLabels, cell_labels
+from stc_lab.pocket.world.render import Renderer
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
-from stc_lab.training.batches import (
-    CELLS,
-    Mix,
-    QuestionEncoder,
-    StreamBatch,
-    gather_batch,
-    label_stream,
-    mix_at,
-)
-from stc_lab.training.vision import VisionModel
+from stc_lab.training.codes import PairLabels
+from stc_lab.training.models.dispider import LAB_SETTINGS
+from stc_lab.training.vision import DispiderEncoder, LlavaEncoder, QwenEncoder
 
-FIRST_SEED = 1 << 42
+CLIP_FRAMES = LAB_SETTINGS["clip_frames"]
+Times = tuple[float, float]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Streams of one duration: ``tokens`` float16 [N, T, 196, D] on disk; stream ``i`` has seed FIRST_SEED + i."""
+class FeatureCache:
+    """Arrays of ``num_streams`` streams of one duration, one file each in ``folder``; stream ``i`` has the seed
+    ``first_seed + i``."""
 
+    folder: Path
     duration_s: int
-    tokens: np.ndarray
+    num_streams: int
+    first_seed: int = 1 << 42
+
+    def __len__(self) -> int:
+        return self.num_streams
+
+    def build(self, make: Callable[[Script, int], Arrays]) -> FeatureCache:
+        """Make the files that are not there yet; ``make`` gets the script and the number of a stream."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for index in range(self.num_streams):
+            if not (path := self._path(index)).exists():
+                with torch.inference_mode(), (partial := path.with_suffix(".partial")).open("wb") as file:
+                    np.savez(file, **make(self.script(index), index))
+                partial.replace(path)
+        return self
 
     def script(self, index: int) -> Script:
         """The script that stream ``index`` was drawn from."""
-        return sample_script(FIRST_SEED + index, self.duration_s)
+        return sample_script(self.first_seed + index, self.duration_s)
+
+    def load(self, index: int) -> Arrays:
+        """The arrays of a stream, each read from disk when it is asked for."""
+        return np.load(self._path(index))
+
+    def stack(self, name: str, indices: Sequence[int]) -> np.ndarray:
+        """One array of several streams [N, ...]."""
+        return np.stack([self.load(int(index))[name] for index in indices])
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{self.duration_s}s-{index:05d}.npz"
 
 
-def array_on_disk(path: Path, shape: tuple[int, ...], dtype: type = np.float16) -> np.ndarray:
-    """The array in ``path`` as an earlier call left it, else a new one."""
-    mode = "r+" if path.exists() else "w+"
-    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=None if mode == "r+" else shape)
+def caches(
+    folder: Path, num_streams: Mapping[int, int], make: Callable[[Script, int], Arrays], first_seed: int = 1 << 42
+) -> dict[int, FeatureCache]:
+    """A cache for every duration in seconds; ``num_streams`` maps each to a number."""
+    every = (FeatureCache(folder, duration_s, number, first_seed) for duration_s, number in num_streams.items())
+    return {cache.duration_s: cache.build(make) for cache in every}
 
 
-def undone(path: Path, count: int) -> Iterator[int]:
-    """Numbers below ``count`` that are still to be done; ``path`` takes one as done when the next is asked for."""
-    for index in range(int(path.read_text()) if path.exists() else 0, count):
-        yield index
-        path.write_text(str(index + 1))
+def coded_seconds(script: Script) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] of a stream at one frame a second, through real h264."""
+    return np.stack(coded_frames(script)[::NATIVE_FPS])
 
 
-@torch.inference_mode()
-def build_shelf(vision: VisionModel, duration_s: int, num_streams: int, folder: Path, first: int = 0) -> Shelf:
-    """Draw, encode, decode and look at ``num_streams`` streams; goes on where an earlier call was stopped."""
-    dim = vision.code.place.shape[-1]
-    shape = (num_streams, duration_s, CELLS, dim)
-    tokens = array_on_disk(folder / f"shelf{duration_s}.npy", shape)
-    shelf = Shelf(duration_s, tokens)
-    for index in undone(folder / f"shelf{duration_s}.done", num_streams):
-        tokens[index] = see_stream(vision, shelf.script(index)).numpy()
-    return shelf
+def stream_tokens(encoder: LlavaEncoder, script: Script) -> Tensor:
+    """Visual tokens [T, 196, D] (float16) of a stream at one frame a second."""
+    _, (tokens,) = encoder(coded_seconds(script))
+    return tokens.half()
 
 
-def see_stream(vision: VisionModel, script: Script) -> Tensor:
-    """Visual tokens [T, 196, D] (float16) of a stream at one frame a second, through real h264."""
-    x = vision.tower.embeddings(coded_pixels(script))
-    for layer in vision.tower.encoder.layers:
-        x = layer(x, None)
-    return vision.pool(vision.projector(x)).half()
+def clip_features(encoder: DispiderEncoder, script: Script) -> dict[str, np.ndarray]:
+    """What Dispider's stages read of a stream, one frame a second.
+
+    ``read`` [T, 196, D] tokens for the language model, ``seen`` [T, 196, D] tokens for the compressor, ``means``
+    [T, 2, D] the frame's mean and the mean of its clip up to the frame, as the compressor reads them, ``kinds``
+    [T, 196] what the cells hold.
+    """
+    mixed = mix(encoder.patches(coded_seconds(script)))
+    for_compressor, for_language = encoder.projectors
+    means = torch.stack([mixed.mean(dim=1), _means_so_far(mixed.mean(dim=1))], dim=1)
+    tensors = {"read": for_language(mixed), "seen": for_compressor(mixed), "means": for_compressor(means)}
+    return {name: values.half().numpy() for name, values in tensors.items()} | {
+        "kinds": label_stream(script).kind.astype(np.int8)
+    }
 
 
-def coded_pixels(script: Script) -> Tensor:
-    """Normalised pixels [T, 3, H, W] of a stream at one frame a second, through real h264."""
-    frames = np.stack(coded_frames(script)[::NATIVE_FPS])
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+def _means_so_far(means: Tensor) -> Tensor:
+    """Mean of every frame's clip up to that frame [T, C]: what a clip that ends there has as its global mean."""
+    starts = [t - t % CLIP_FRAMES for t in range(len(means))]
+    return torch.stack([means[start : t + 1].mean(dim=0) for t, start in enumerate(starts)])
 
 
-class TokenBatches(Dataset):
-    """Batches of streams from the shelves with fresh questions and fresh choices of cells."""
+def pair_features(encoder: QwenEncoder, script: Script, batch: int = 8) -> dict[str, np.ndarray]:
+    """``tokens`` float16 [P, 196, D] of pairs of frames, P as in :func:`pair_times`."""
+    frames = np.stack(coded_frames(script))
+    pairs = frames[(np.array(pair_times(script.duration_s)) * NATIVE_FPS).round().astype(int)]
+    seen = [encoder(pairs[start : start + batch])[1][0] for start in range(0, len(pairs), batch)]
+    return {"tokens": torch.cat(seen).half().numpy()}
 
-    def __init__(self, shelves: dict[int, Shelf], encoder: QuestionEncoder, mixes: dict[int, Mix], seed: int) -> None:
-        """``mixes``: see :func:`stc_lab.training.batches.mix_at`."""
-        self.shelves, self.encoder, self.mixes, self.seed = shelves, encoder, mixes, seed
 
-    def __len__(self) -> int:
-        return 1 << 30
+def pair_times(duration_s: int) -> list[Times]:
+    """Frames of all pairs in a cache: whole pairs at one and at two frames a second, and single frames twice."""
+    ones = [(float(t), float(t + 1)) for t in range(0, duration_s - 1, 2)]
+    twos = [(float(t), t + 0.5) for t in range(duration_s)]
+    halves = [(float(t), float(t)) for t in range(duration_s)]
+    return ones + twos + halves
 
-    def __getitem__(self, step: int) -> tuple[Tensor, StreamBatch]:
-        """Tokens [S, T, B, D] and their batch."""
-        rng = np.random.default_rng([self.seed, step])
-        mix = mix_at(self.mixes, step)
-        duration, budget, size = mix.draw(rng)
-        shelf = self.shelves[duration]
-        chosen = rng.integers(len(shelf.tokens), size=size)
-        scripts = [shelf.script(int(i)) for i in chosen]
-        labels = [label_stream(script) for script in scripts]
-        questions = [sample_questions(script, mix.num_questions, step + 1, emphasis=mix.emphasis) for script in scripts]
-        batch = gather_batch(rng, labels, questions, self.encoder, budget, torch.from_numpy(chosen))
-        places = zip(chosen, batch.cells.numpy(), strict=True)
-        tokens = np.stack([np.take_along_axis(shelf.tokens[i], cells[..., None], 1) for i, cells in places])
-        return torch.from_numpy(tokens).float(), batch
+
+def whole_pairs(duration_s: int, fps: float) -> list[Times]:
+    """The pairs of a stream at ``fps``."""
+    return [(2 * n / fps, (2 * n + 1) / fps) for n in range(int(duration_s * fps) // 2)]
+
+
+def label_stream(script: Script) -> CellLabels:
+    """Cell labels of a stream seen once a second."""
+    return cell_labels(Renderer(script, textured=False), np.arange(float(script.duration_s)))
+
+
+def label_pairs(script: Script, times: list[Times]) -> PairLabels:
+    """What the pairs show, without drawing them."""
+    moments, where = np.unique(np.array(times), return_inverse=True)
+    labels = cell_labels(Renderer(script, textured=False), moments)
+    first, second = where.reshape(-1, 2).T
+    take = lambda rows: CellLabels(labels.kind[rows], labels.color[rows], labels.coverage[rows])  # noqa: E731
+    return PairLabels(take(first), take(second))

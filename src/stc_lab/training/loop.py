@@ -8,17 +8,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+
+def muon_and_adamw(
+    model: nn.Module,
+    layers: nn.Module,
+    muon_lr: float,
+    adamw_lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> list[torch.optim.Optimizer]:
+    """``layers``: the part of ``model`` whose matrices Muon takes; what is frozen is left out."""
+    matrices = [parameter for parameter in layers.parameters() if parameter.ndim == 2]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
+    return [
+        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=adamw_lr, betas=betas, weight_decay=weight_decay),
+    ]
+
 
 SAVE_EVERY_S = 60.0
 
 
 @dataclass
-class Stage:
-    """One stage: ``loss(step)`` returns the loss and what to log; ``optimizers`` are stepped together."""
+class Training:
+    """What runs: ``loss(step)`` returns the loss and what to log; ``optimizers`` are stepped together."""
 
     name: str
     model: nn.Module
@@ -29,40 +48,26 @@ class Stage:
     final_lr_ratio: float = 0.05
 
 
-def run_stage(stage: Stage, folder: Path) -> None:
-    """Train ``stage`` to its end, going on from ``folder/<name>.pt`` if it is there; a finished stage is loaded."""
-    path = folder / f"{stage.name}.pt"
-    base_lrs = [[group["lr"] for group in o.param_groups] for o in stage.optimizers]
-    start = _load(stage, path)
-    saved_at, log = time.monotonic(), _Log(folder / f"{stage.name}.log")
-    for step in _progress(range(start, stage.num_steps), stage, start):
-        _set_lr(stage, base_lrs, step)
-        loss, metrics = stage.loss(step)
+def train(run: Training, folder: Path) -> None:
+    """Train ``run`` to its end, going on from ``folder/<name>.pt`` if it is there; a finished stage is loaded."""
+    path = folder / f"{run.name}.pt"
+    base_lrs = [[group["lr"] for group in o.param_groups] for o in run.optimizers]
+    start = _load(run, path)
+    saved_at, log = time.monotonic(), _Log(folder / f"{run.name}.log")
+    for step in _progress(range(start, run.num_steps), run, start):
+        _set_lr(run, base_lrs, step)
+        loss, metrics = run.loss(step)
         loss.backward()
-        nn.utils.clip_grad_norm_(stage.model.parameters(), 1.0)
-        for optimizer in stage.optimizers:
+        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        for optimizer in run.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         log.add(step, metrics)
         if time.monotonic() - saved_at > SAVE_EVERY_S:
-            _save(stage, path, step + 1)
+            _save(run, path, step + 1)
             saved_at = time.monotonic()
-    if start < stage.num_steps:
-        _save(stage, path, stage.num_steps)
-
-
-def run_vision_stage(
-    name: str,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    folder: Path,
-    num_steps: int,
-    batch: int,
-    seed: int = 1,
-) -> None:
-    """A stage on ``model.loss(rng, batch)``, fresh pictures in every step."""
-    loss = lambda step: model.loss(np.random.default_rng([seed, step]), batch)  # noqa: E731
-    run_stage(Stage(name, model, optimizers, loss, num_steps), folder)
+    if start < run.num_steps:
+        _save(run, path, run.num_steps)
 
 
 def stage_weights(folder: Path, stage: str) -> dict[str, Tensor]:
@@ -70,37 +75,37 @@ def stage_weights(folder: Path, stage: str) -> dict[str, Tensor]:
     return torch.load(folder / f"{stage}.pt", weights_only=True)["model"]
 
 
-def _set_lr(stage: Stage, base_lrs: list[list[float]], step: int) -> None:
-    progress = step / max(1, stage.num_steps - 1)
-    cosine = stage.final_lr_ratio + (1 - stage.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-    factor = min(1.0, (step + 1) / max(1, stage.warmup_steps)) * cosine
-    for optimizer, lrs in zip(stage.optimizers, base_lrs, strict=True):
+def _set_lr(run: Training, base_lrs: list[list[float]], step: int) -> None:
+    progress = step / max(1, run.num_steps - 1)
+    cosine = run.final_lr_ratio + (1 - run.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    factor = min(1.0, (step + 1) / max(1, run.warmup_steps)) * cosine
+    for optimizer, lrs in zip(run.optimizers, base_lrs, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr * factor
 
 
-def _load(stage: Stage, path: Path) -> int:
+def _load(run: Training, path: Path) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    stage.model.load_state_dict(state["model"])
-    for optimizer, saved in zip(stage.optimizers, state["optimizers"], strict=True):
+    run.model.load_state_dict(state["model"])
+    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"]
 
 
-def _save(stage: Stage, path: Path, step: int) -> None:
+def _save(run: Training, path: Path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    optimizers = [optimizer.state_dict() for optimizer in stage.optimizers]
+    optimizers = [optimizer.state_dict() for optimizer in run.optimizers]
     partial = path.with_suffix(".partial")
-    torch.save({"model": stage.model.state_dict(), "optimizers": optimizers, "step": step}, partial)
+    torch.save({"model": run.model.state_dict(), "optimizers": optimizers, "step": step}, partial)
     partial.replace(path)
 
 
-def _progress(steps: range, stage: Stage, start: int) -> Iterable[int]:
+def _progress(steps: range, run: Training, start: int) -> Iterable[int]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task(stage.name, total=stage.num_steps, completed=start)
+        task = progress.add_task(run.name, total=run.num_steps, completed=start)
         for step in steps:
             yield step
             progress.advance(task)

@@ -1,26 +1,123 @@
-"""Training batches of the Qwen-VL pockets: whole streams in turns, with commentary and questions."""
+"""Batches of the Qwen-VL pockets: whole streams in turns, with commentary and questions, padded and labelled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from stc_lab.backbones.qwen_vl.model import ANSWER_START, question_text
 from stc_lab.pocket.world.commentary import lines
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions
 from stc_lab.pocket.world.script import Script, sample_script
-from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, NUMBERS, SHAPES
-from stc_lab.training.batches import HARD, mix_at
-from stc_lab.training.qwen_codes import PairLabels
-from stc_lab.training.qwen_collate import Item, TurnBatch, collate
-from stc_lab.training.qwen_shelf import PairShelf, Times, label_pairs, pair_times, whole_pairs
-from stc_lab.training.qwen_strips import Asked, Film, Reading
-from stc_lab.training.qwen_turns import TurnLayout
+from stc_lab.training.batches import HARD, IGNORE, Batches, mix_at, say_question
+from stc_lab.training.codes import PairLabels
+from stc_lab.training.features import FeatureCache, Times, label_pairs, pair_times, whole_pairs
+from stc_lab.training.qwen_turns import (
+    TEXT,
+    AskedQuestion,
+    PatchStream,
+    TokenSequence,
+    TurnLayout,
+    TurnSequence,
+    Vocabulary,
+)
 from stc_lab.types import Question
+
+LETTER, WORD, SPEECH = range(3)
+"""Kinds of labels."""
+
+
+@dataclass
+class TurnBatch:
+    """S sequences of T tokens: those of the stream, then the O tokens of its questions.
+
+    ``ids`` [S, T]; ``positions`` [3, S, T]; ``visible`` and ``question`` [S, O]: see :func:`packed_hidden`; ``labels``
+    [3, S, T]: token to be said next, by kind. ``is_visual`` [S, T] marks N tokens, whose ``cells`` [N], ``fields``
+    (label names to [N]) and, where they are real, ``tokens`` [N, D] are given.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    question: Tensor
+    labels: Tensor
+    is_visual: Tensor
+    cells: Tensor
+    fields: dict[str, Tensor]
+    tokens: Tensor | None
+
+
+@dataclass
+class Item:
+    """A sequence of a batch: ``is_silent`` where nothing was said; ``labels`` of its patches; ``places`` of the patches
+    in ``seen``, features of a real stream (``None``: from labels alone)."""
+
+    reading: TurnSequence
+    is_silent: bool
+    labels: PairLabels
+    places: list[int]
+    seen: np.ndarray | None = None
+
+
+def collate(words: Vocabulary, items: Sequence[Item]) -> TurnBatch:
+    """Pad and stack."""
+    readings = [item.reading for item in items]
+    num_prefix = max(len(r.prefix) for r in readings)
+    num_own = max(sum(map(len, r.questions)) for r in readings)
+    shape = (len(items), num_prefix + num_own)
+    ids, labels = torch.full(shape, words.pad_id), torch.full((3, *shape), IGNORE)
+    positions, (patches, cells) = torch.zeros(3, *shape, dtype=torch.double), torch.full((2, *shape), TEXT)
+    visible, question = torch.ones(shape[0], num_own, dtype=torch.long), torch.full((shape[0], num_own), -1)
+    for row, item in enumerate(items):
+        reading = item.reading
+        starts = num_prefix + np.cumsum([0, *map(len, reading.questions)])
+        for start, sequence in [(0, reading.prefix), *zip(starts[:-1], reading.questions, strict=True)]:
+            area = slice(start, start + len(sequence))
+            ids[row, area], patches[row, area] = torch.tensor(sequence.ids), torch.tensor(sequence.patches)
+            cells[row, area], positions[:, row, area] = torch.tensor(sequence.cells), sequence.positions
+        _label_speech(labels[SPEECH, row], reading.prefix, item.is_silent)
+        for number, sequence in enumerate(reading.questions):
+            start = starts[number]
+            area = slice(start - num_prefix, start - num_prefix + len(sequence))
+            visible[row, area], question[row, area] = reading.visible[number], number
+            _label_answer(labels[:, row, start : start + len(sequence)], sequence, words, reading.asked[number])
+    batch = TurnBatch(ids, positions, visible, question, labels, patches != TEXT, cells, {}, None)
+    return _with_pictures(items, batch, patches)
+
+
+def _label_speech(labels: Tensor, prefix: TokenSequence, is_silent: bool) -> None:
+    if is_silent:
+        return
+    for index in range(1, len(prefix)):
+        if prefix.says[index]:
+            labels[index - 1] = prefix.ids[index]
+
+
+def _label_answer(labels: Tensor, sequence: TokenSequence, words: Vocabulary, asked: AskedQuestion) -> None:
+    labels[LETTER, len(sequence) - 3 : len(sequence) - 1] = torch.tensor(sequence.ids[-2:])
+    labels[WORD, sequence.ids.index(words.token_ids("?")[0])] = words.token_ids(asked.word)[0]
+
+
+def _with_pictures(items: Sequence[Item], batch: TurnBatch, patches: Tensor) -> TurnBatch:
+    """What the visual tokens show, row after row."""
+    batch.cells = batch.cells[batch.is_visual]
+    parts, tokens, start = [], [], 0
+    for row, item in enumerate(items):
+        number = patches[row][batch.is_visual[row]].numpy()
+        cell = batch.cells[start : start + len(number)].numpy()
+        start += len(number)
+        parts.append({name: values[number, cell] for name, values in item.labels.fields().items()})
+        if item.seen is not None:
+            where, back = np.unique(np.array(item.places)[number], return_inverse=True)
+            tokens.append(item.seen[where][back, cell])
+    batch.fields = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
+    batch.tokens = torch.from_numpy(np.concatenate(tokens)) if tokens else None
+    return batch
+
 
 TURN_TOKENS, QUESTION_TOKENS = 24, 50
 
@@ -29,8 +126,8 @@ TURN_TOKENS, QUESTION_TOKENS = 24, 50
 class TurnMix:
     """How batches are drawn: ``budgets``, ``durations`` and frame rates with weights, tokens in one batch.
 
-    Streams of more than ``most_long`` tokens in their clips are drawn anew. ``silent_share`` of the streams are read
-    with nothing said, so that answers do not rest on what was said alone; ``real_share`` come from a shelf.
+    Streams of more than ``most_long`` tokens in their clips are drawn again. ``silent_share`` of the streams are read
+    with nothing said, so that answers do not rest on what was said alone; ``real_share`` are features of real ones.
     ``binding_share`` of the batches are text only: "say red ?".
     """
 
@@ -77,59 +174,49 @@ def choose_pair_cells(rng: np.random.Generator, labels: PairLabels, budget: int)
     return np.sort(np.argpartition(-score, budget - 1, axis=1)[:, :budget], axis=1)
 
 
-def as_asked(question: PocketQuestion, start: str = ANSWER_START) -> Asked:
+def as_asked(question: PocketQuestion, start: str = ANSWER_START) -> AskedQuestion:
     """A question of the world as a Qwen-VL session asks it."""
     text = question_text(Question("", question.time_s, question.text, question.options))
-    return Asked(question.time_s, text, start, question.answer, question.right)
+    return AskedQuestion(question.time_s, text, start, question.answer, question.right)
 
 
-def say_question(rng: np.random.Generator) -> PocketQuestion:
-    """ "say red ?" with four options, before the first frame."""
-    names = (SHAPES, COLOR_NAMES, CORNERS, NUMBERS)[int(rng.integers(4))]
-    options = tuple(str(name) for name in rng.permutation(names)[:4])
-    right = int(rng.integers(4))
-    return PocketQuestion(-1.0, f"say {options[right]} ?", options, "ABCD"[right], "say", "say")
-
-
-class TurnBatches(Dataset):
-    """Batch ``step`` of endless streams, fresh ones from labels or those of ``shelves``; same step, same batch."""
+class TurnBatches(Batches):
+    """Batch ``step`` of endless streams, fresh ones from labels or those of ``caches``; same step, same batch."""
 
     def __init__(
         self,
         layout: TurnLayout,
         mixes: Mapping[int, TurnMix],
         seed: int,
-        shelves: Mapping[int, PairShelf] | None = None,
+        caches: Mapping[int, FeatureCache] | None = None,
     ) -> None:
         """``mixes``: the mix from that step on; the first must be 0."""
-        self.layout, self.mixes, self.seed, self.shelves = layout, mixes, seed, shelves or {}
+        super().__init__(seed)
+        self.layout, self.mixes, self.caches = layout, mixes, caches or {}
 
-    def __len__(self) -> int:
-        return 1 << 30
-
-    def __getitem__(self, step: int) -> TurnBatch:
-        rng = np.random.default_rng([self.seed, step])
+    def draw(self, rng: np.random.Generator, step: int) -> TurnBatch:
+        """Batch ``step``."""
         mix = mix_at(self.mixes, step)
         if mix.binding_share and rng.random() < mix.binding_share:
             return collate(self.layout.words, [self._blind(rng) for _ in range(2)])
         duration, rate, budget = mix.draw(rng)
         times = whole_pairs(duration, rate)
         size, num_questions = mix.sizes(len(times), budget)
-        shelf = self.shelves.get(duration) if rng.random() < mix.real_share else None
+        cache = self.caches.get(duration) if rng.random() < mix.real_share else None
         items = []
         for _ in range(size):
-            index = int(rng.integers(len(shelf.tokens))) if shelf else int(rng.integers(1 << 40, 1 << 41))
-            script = shelf.script(index) if shelf else sample_script(index, duration)
-            film, labels, times = draw_film(rng, script, rate, budget)
-            reading, is_silent = self._read(rng, mix, script, film, times, num_questions, step)
+            index = int(rng.integers(len(cache))) if cache else int(rng.integers(1 << 40, 1 << 41))
+            script = cache.script(index) if cache else sample_script(index, duration)
+            stream, labels, times = draw_patches(rng, script, rate, budget)
+            reading, is_silent = self._read(rng, mix, script, stream, times, num_questions, step)
             places = [pair_times(duration).index(pair) for pair in times]
-            items.append(Item(reading, is_silent, labels, places, None if shelf is None else shelf.tokens[index]))
+            items.append(Item(reading, is_silent, labels, places, cache.load(index)["tokens"] if cache else None))
         return collate(self.layout.words, items)
 
     def _blind(self, rng: np.random.Generator) -> Item:
         """Questions that say their answer, before anything is seen: letters are bound to options here."""
-        film = Film(1.0, 0, torch.zeros(0, 1, dtype=torch.long), {})
-        reading = self.layout.read(film, [], [as_asked(say_question(rng)) for _ in range(10)])
+        stream = PatchStream(1.0, 0, torch.zeros(0, 1, dtype=torch.long), {})
+        reading = self.layout.read(stream, [], [as_asked(say_question(rng, -1.0)) for _ in range(10)])
         return Item(reading, True, label_pairs(sample_script(0, 8), [(0.0, 0.0)]), [0])
 
     def _read(
@@ -137,13 +224,13 @@ class TurnBatches(Dataset):
         rng: np.random.Generator,
         mix: TurnMix,
         script: Script,
-        film: Film,
+        stream: PatchStream,
         times: list[Times],
         num_questions: int,
         step: int,
-    ) -> tuple[Reading, bool]:
+    ) -> tuple[TurnSequence, bool]:
         """The stream in turns with its questions, and whether nothing was said."""
-        moment = self.layout.moment(film, rng)
+        moment = self.layout.moment(stream, rng)
         first_s, asked_script = 3, script
         if moment is not None:
             first_s, asked_script = moment, replace(script, duration_s=moment + 1)
@@ -151,21 +238,21 @@ class TurnBatches(Dataset):
         questions = questions or sample_questions(script, num_questions, step + 1)
         asked = [as_asked(q, ANSWER_START if rng.random() > 0.1 else "") for q in questions]
         is_silent = rng.random() < mix.silent_share
-        said = lines(script, [[times[n][1] for n in turn] for turn in self.layout.turns(film.num_pairs)])
-        return self.layout.read(film, [""] * len(said) if is_silent else said, asked), is_silent
+        said = lines(script, [[times[n][1] for n in turn] for turn in self.layout.turns(stream.num_pairs)])
+        return self.layout.read(stream, [""] * len(said) if is_silent else said, asked), is_silent
 
 
-def draw_film(
+def draw_patches(
     rng: np.random.Generator, script: Script, rate: float, budget: int
-) -> tuple[Film, PairLabels, list[Times]]:
+) -> tuple[PatchStream, PairLabels, list[Times]]:
     """A stream at ``rate`` with ``budget`` cells of each patch, labels of its patches, and the frames in them."""
-    times, halves = film_times(script.duration_s, rate)
+    times, halves = patch_times(script.duration_s, rate)
     labels = label_pairs(script, times)
     cells = torch.from_numpy(choose_pair_cells(rng, labels, budget))
-    return Film(rate, len(times) - len(halves), cells, halves), labels, times
+    return PatchStream(rate, len(times) - len(halves), cells, halves), labels, times
 
 
-def film_times(duration_s: int, rate: float) -> tuple[list[Times], dict[int, int]]:
+def patch_times(duration_s: int, rate: float) -> tuple[list[Times], dict[int, int]]:
     """Frames of the whole pairs of a stream and of single frames shown twice, and which patch shows which frame."""
     pairs = whole_pairs(duration_s, rate)
     singles = range(0, int(duration_s * rate), 2)

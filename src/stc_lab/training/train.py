@@ -7,35 +7,28 @@ Logs and checkpoints of the stages lie in ``--folder``; the last stage writes th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
-MODELS = ("rekv", "streamforest", "dispider", "livecc", "streamingvlm")
-
-
-def stages_of(model: str) -> dict[str, Callable[[Path], object]]:
-    """The stages of ``stc_lab.training.recipes.<model>`` in order."""
-    return import_module(f"stc_lab.training.recipes.{model}").STAGES
+from stc_lab.training.recipes import RECIPES
 
 
 def main() -> None:
     """Command line: ``--model``, ``--stages``, ``--folder``, ``--threads``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="rekv", choices=MODELS)
+    parser.add_argument("--model", default="rekv", choices=tuple(RECIPES))
     parser.add_argument("--stages", nargs="+", help="default: all of the model, in order")
     parser.add_argument("--folder", type=Path, help="default: outputs/pocket_training/<model>")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    stages = stages_of(arguments.model)
+    stages = {stage.name: stage for stage in RECIPES[arguments.model]}
     chosen = arguments.stages or list(stages)
     if unknown := [name for name in chosen if name not in stages]:
         parser.error(f"--stages: {', '.join(unknown)} unknown; {arguments.model} has {', '.join(stages)}")
     torch.set_num_threads(arguments.threads)
     for name in chosen:
-        stages[name](arguments.folder or Path("outputs/pocket_training") / arguments.model)
+        stages[name].run(arguments.folder or Path("outputs/pocket_training") / arguments.model)
 
 
 if __name__ == "__main__":

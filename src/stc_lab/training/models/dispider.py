@@ -113,7 +113,7 @@ def warm_start(model: DispiderModel, weights: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _start_phrases(words: nn.Embedding) -> None:
-    """An answer is known by the phrase in front of it; with an unknown one, letters would have to be learnt anew."""
+    """An answer is known by the phrase in front of it; with an unknown one, letters would have to be learnt again."""
     tokenizer = pocket_tokenizer()
     for phrase, known in LIKE.items():
         new, old = tokenizer.convert_tokens_to_ids([phrase, known])

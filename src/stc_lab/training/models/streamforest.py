@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.streamforest.checkpoint import StreamForestModel
 from stc_lab.pocket.tokenizer import build_tokenizer
-from stc_lab.training import warm
+from stc_lab.training.models import warm
 from stc_lab.training.models.llava import pocket_config
 
 POCKET_SIZES = {"short_frames": 4, "split_window": 4, "quota": 512}

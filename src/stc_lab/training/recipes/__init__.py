@@ -1,1 +1,0 @@
-"""One module for each pocket model: its training stages as ``STAGES``, name to function of the folder."""
