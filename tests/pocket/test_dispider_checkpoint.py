@@ -14,7 +14,7 @@ from stc_lab.cachers.none import NoCacher
 from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.dataset import held_out_script
 from stc_lab.pocket.decisions import (
-    Judged,
+    ScoredDecision,
     Watched,
     auc,
     balanced_accuracy,
@@ -77,5 +77,7 @@ def test_decisions_are_measured_against_what_was_responded():
     assert before_and_after([watched]) == ([True], [True])
     scores, labels = np.array([-1.0, 2.0, 1.0, -2.0]), np.array([False, True, False, True])
     assert auc(scores, labels) == 0.5 and balanced_accuracy(scores, labels) == 0.5
-    judged = [Judged(f"s{i}", "color_now", float(i % 3 == 0) + 0.1 * (i % 2), i % 3 == 0, False) for i in range(12)]
+    judged = [
+        ScoredDecision(f"s{i}", "color_now", float(i % 3 == 0) + 0.1 * (i % 2), i % 3 == 0, False) for i in range(12)
+    ]
     assert with_interval(auc, judged)[0] == 1.0

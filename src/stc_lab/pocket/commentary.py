@@ -26,7 +26,7 @@ from stc_lab.cachers.stc import STCCacher
 from stc_lab.memories.livecc import LiveCC
 from stc_lab.memories.streamingvlm import StreamingVLM
 from stc_lab.pocket.dataset import ensure_streams, held_out_script
-from stc_lab.pocket.world.commentary import Event, Watcher
+from stc_lab.pocket.world.commentary import Event, SceneTracker
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, NATIVE_FPS, SHAPES
 from stc_lab.pruners.base import Pruner
@@ -70,7 +70,7 @@ def parse(text: str) -> tuple[Event, ...] | None:
 
 def truth(script: Script, until_s: float) -> list[Event]:
     """All that happens up to ``until_s``; who is there at the start counts as having appeared."""
-    watcher = Watcher(script)
+    watcher = SceneTracker(script)
     events = [e for t in np.arange(0.0, until_s + 1e-6, 1 / NATIVE_FPS) for e in watcher.look(float(t))]
     return [Event(e.time_s, e.shape, "appears" if e.verb == "there" else e.verb, e.color, e.place) for e in events]
 

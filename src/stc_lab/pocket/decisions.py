@@ -36,7 +36,7 @@ NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredDecision:
     """A decision after one clip: its score, whether it was time, and whether the answer had been there before (the
     object's clip is ``first`` when it was not)."""
 
@@ -54,14 +54,14 @@ class Watched:
     question: Question
     answers: np.ndarray
     last: int = ABSENT
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[ScoredDecision] = field(default_factory=list)
 
     def judge(self, stream: str, decision: Decision) -> None:
         """Take down the next decision."""
         so_far = self.answers[: len(self.judged) + 1]
         first = so_far[-1] != ABSENT and bool((so_far[:-1] == ABSENT).all())
         due = is_time(so_far, self.last)
-        self.judged.append(Judged(stream, self.question.task, decision.score, due, first))
+        self.judged.append(ScoredDecision(stream, self.question.task, decision.score, due, first))
         if decision.responds:
             self.last = int(so_far[-1])
 
@@ -98,7 +98,7 @@ def balanced_accuracy(scores: np.ndarray, is_time: np.ndarray) -> float:
     return float(((scores[is_time] > 0).mean() + (scores[~is_time] <= 0).mean()) / 2)
 
 
-def with_interval(metric, judged: Sequence[Judged], seed: int = 0) -> tuple[float, float, float]:
+def with_interval(metric, judged: Sequence[ScoredDecision], seed: int = 0) -> tuple[float, float, float]:
     """A metric of (scores, is_time) with its 95 % interval from resampled streams."""
     names, scores = np.array([j.stream for j in judged]), np.array([j.score for j in judged])
     labels = np.array([j.is_time for j in judged])

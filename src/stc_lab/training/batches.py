@@ -65,14 +65,17 @@ class QuestionEncoder:
         ids = self.tokenizer([self._text(q) for row in padded for q in row]).input_ids
         words = self.tokenizer([q.right for row in padded for q in row]).input_ids
         rows = torch.full((3, len(ids), self.length), IGNORE)
+        # Three rows per question: ids, labels of letter and end, label of the answer word.
         rows[0] = self.tokenizer.pad_token_id
         for i, (row, word) in enumerate(zip(ids, words, strict=True)):
             assert len(row) <= self.length, f"question of {len(row)} tokens"
             rows[0, i, : len(row)] = torch.tensor(row)
+            # A label stands one place in front of the token it names.
             rows[1, i, len(row) - 3 : len(row) - 1] = torch.tensor(row[-2:])
             rows[2, i, row.index(self._mark)] = word[0]
         longest = max(map(len, ids))
         shaped = rows[..., :longest].reshape(3, len(padded), most, longest)
+        # Repeated questions teach nothing.
         for i, row in enumerate(questions):
             shaped[1:, i, len(row) :] = IGNORE
         seen = torch.tensor([[int(q.time_s) + 1 for q in row] for row in padded])
@@ -122,6 +125,7 @@ class Mix:
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """(duration, budget, number of streams) of one batch."""
+        # Long streams only where their tokens fit into one pass.
         budget = int(rng.choice(self.budgets, p=self.budget_weights))
         is_any = budget <= self.long_at_most
         duration = int(rng.choice(self.durations, p=self.duration_weights)) if is_any else self.durations[0]
@@ -140,6 +144,7 @@ def choose_cells(rng: np.random.Generator, labels: CellLabels, budget: int) -> n
 
     A random handful tells too little to learn from, so below 16 cells it is not drawn.
     """
+    # Random scores break ties; what is preferred gets a whole point more.
     score = rng.random((labels.kind.shape[0], CELLS))
     style = rng.random() * (0.6 if budget < 16 else 1.0)
     if style < 0.35:
@@ -193,6 +198,7 @@ class StillBatches(Batches):
 
     def draw(self, rng: np.random.Generator, step: int) -> StreamBatch:
         """Batch ``step``."""
+        # Streams about which nothing can be asked at this moment are left out.
         labels, questions = [], []
         while len(labels) < self.size:
             script = sample_script(int(rng.integers(1 << 40, 1 << 41)), 8)

@@ -53,6 +53,7 @@ class VisualCode:
         directions = torch.randn(NUM_KINDS + NUM_COLORS, dim, generator=generator)
         directions = 1.2 * normalize(directions, dim=-1)
         self.kind, self.color = directions[:NUM_KINDS], directions[NUM_KINDS:]
+        # Places that are near have codes that are near: smooth waves, mixed into the same space.
         waves = _place_waves(cells)
         mixing = torch.randn(waves.shape[1], dim, generator=generator) / dim**0.5
         self.place = normalize(waves @ mixing, dim=-1)
@@ -86,6 +87,7 @@ class VisualCode:
     def words(self) -> dict[str, Tensor]:
         """A direction of unit length for every shape, colour and corner: where its word may start from."""
         side = round(self.place.shape[0] ** 0.5)
+        # A corner is the mean of the places in its quarter, without what all places share.
         quarters = self.place.view(2, side // 2, 2, side // 2, -1).mean(dim=(1, 3)).flatten(0, 1)
         quarters = quarters - quarters.mean(dim=0)
         directions = torch.cat([self.kind[: len(SHAPES)], self.color[: len(COLOR_NAMES)], quarters])

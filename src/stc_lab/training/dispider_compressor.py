@@ -82,10 +82,12 @@ class Compressor(nn.Module):
         size, frames = clip.cells.shape[:2]
         text = self._words(clip_text(clip.start_s, frames)).expand(size, -1, -1)
         num_text, num_tokens = text.shape[1], frames * CELLS
+        # Positions as if all cells were there: text, the frames' cells, then means of frames and of the clip.
         offsets = num_text + CELLS * torch.arange(frames)[:, None]
         ends = num_text + num_tokens + torch.arange(frames + 1)
         positions = [torch.arange(num_text).expand(size, -1), (clip.cells + offsets).flatten(1), ends.expand(size, -1)]
         x = torch.cat([text, clip.seen.flatten(1, 2), clip.means], dim=1)
+        # The states at the means of the frames are the memory, that at the mean of the clip the indicator.
         states = causal_hidden(self.decoder, x, torch.cat(positions, dim=1))[:, -frames - 1 :]
         return states[:, :-1], states[:, -1]
 
@@ -107,6 +109,7 @@ class Compressor(nn.Module):
         summaries = self.summaries(
             [([m[s] for m in memories[p.start : p.stop]], indicators[s, p.start : p.stop]) for s, p in spans]
         )
+        # Each sequence takes its summaries in the order in which they were made.
         left = iter(summaries)
         rows = [torch.cat([self._piece(p, seq, memories, left) for p in seq.pieces]) for seq in seqs]
         return torch.cat(last_states(self.decoder, rows, [1] * len(rows))), summaries
@@ -231,6 +234,7 @@ def clip_views(
 
     Below all cells, those that show something are taken first: what is left out is mostly ground.
     """
+    # What shows something is preferred by a whole point; chance breaks ties.
     kinds, tokens, means_so_far = (cache.stack(name, chosen)[:, :num_frames] for name in ("kinds", "seen", "means"))
     score = rng.random(kinds.shape) + (kinds != BACKGROUND)
     cells = np.sort(np.argpartition(-score, budget - 1, axis=-1)[..., :budget], axis=-1)
@@ -247,11 +251,13 @@ def clip_views(
 
 def clip_loss(model: Compressor, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
     """Decision, retrieval, and the probes that say what memories, indicators and summaries should hold."""
+    # Each clip on its own, then every question on all clips before it.
     perceived = [model.perceive(view) for view in batch.views]
     memories, indicators = [memory for memory, _ in perceived], torch.stack([last for _, last in perceived], dim=1)
     if not (seqs := batch.seqs()):
         return _probe(model, batch, memories, indicators, [], [])
     states, summaries = model.judge(seqs, memories, indicators)
+    # Watched questions come first: they are decided; asked ones pick their clips.
     num_watches = sum(map(len, batch.watches))
     probes, metrics = _probe(model, batch, memories, indicators, seqs, summaries)
     decision, of_decision = _decision(model, batch, states[:num_watches])

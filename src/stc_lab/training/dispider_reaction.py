@@ -74,6 +74,7 @@ class FrozenCompressor:
     @torch.no_grad()
     def __call__(self, cache: FeatureCache, stream: int, num_frames: int) -> StreamMemories:
         """Of stream ``stream`` up to ``num_frames``."""
+        # A clip that has grown since is another clip.
         keys = [
             (cache.duration_s, stream, start, min(CLIP_FRAMES, num_frames - start))
             for start in range(0, num_frames, CLIP_FRAMES)
@@ -95,6 +96,7 @@ class FrozenCompressor:
         if num_clips <= TOPK:
             return list(range(num_clips))
         memories, indicators = [memory[None] for memory in of.memory], of.indicators[None]
+        # Ask the judge as a session does, and keep the closest clips in time order.
         seq = JudgeSequence(0, question_sequence("start", num_clips), question.text)
         state, _ = self.compressor.judge([seq], memories, indicators)
         return sorted(self.compressor.similarity(state, indicators)[0].topk(TOPK).indices.tolist())
@@ -132,6 +134,7 @@ class ReactionBatches(Batches):
         duration, budget, _ = mix.draw(rng)
         cache = self.caches[duration]
         num_frames = draw_end(rng, duration, min(self.caches))
+        # Fewer rows where a prefix is long; 150 tokens are text and memories.
         per_row = min(num_frames, TOPK * CLIP_FRAMES) * budget + 150
         size = max(1, mix.tokens_per_batch // per_row)
         rows: list[Row] = []

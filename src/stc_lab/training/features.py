@@ -43,6 +43,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         for index in range(self.num_streams):
             if not (path := self._path(index)).exists():
+                # A file appears only when it is whole, so a build can be stopped at any time.
                 with torch.inference_mode(), (partial := path.with_suffix(".partial")).open("wb") as file:
                     np.savez(file, **make(self.script(index), index))
                 partial.replace(path)
@@ -115,6 +116,7 @@ def pair_features(encoder: QwenEncoder, script: Script, batch: int = 8) -> dict[
 
 def pair_times(duration_s: int) -> list[Times]:
     """Frames of all pairs in a cache: whole pairs at one and at two frames a second, and single frames twice."""
+    # One pass over these serves both frame rates and every moment at which a frame waits for its partner.
     ones = [(float(t), float(t + 1)) for t in range(0, duration_s - 1, 2)]
     twos = [(float(t), t + 0.5) for t in range(duration_s)]
     halves = [(float(t), float(t)) for t in range(duration_s)]

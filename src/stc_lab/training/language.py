@@ -155,6 +155,7 @@ class TurnLearner(nn.Module):
         states = list(self._states(x, batch))
         hidden = self.decoder.norm(states[-1])
         place, metrics = self._places(states[PLACE_LAYERS - 1], x, batch)
+        # Each kind of label has its own weight; a batch need not hold all of them.
         total = PLACE_WEIGHT * place
         for kind, name in NAMES.items():
             mask = batch.labels[kind] != IGNORE
@@ -170,6 +171,7 @@ class TurnLearner(nn.Module):
         """Mean cross entropy; ``ids``: the tokens behind which ``labels`` are to be said."""
         if kind != SPEECH:
             return F.cross_entropy(logits, labels)
+        # Silence at once, right behind the start of a reply, counts less.
         is_silent = (labels == self.words.silence_id) & (ids == self.words.token_ids(ASSISTANT)[-1])
         weights = torch.where(is_silent, SILENCE_WEIGHT, 1.0)
         return (weights * F.cross_entropy(logits, labels, reduction="none")).sum() / weights.sum()
@@ -187,6 +189,7 @@ class TurnLearner(nn.Module):
         if not batch.is_visual.any():
             return states.new_zeros(()), {}
         place = SCALE * self.code.place[batch.cells]
+        # The lowest layers may add a place to visual tokens, and nothing to text.
         change = states - x
         visual = F.mse_loss(change[batch.is_visual], place)
         text = change[~batch.is_visual & (batch.ids != self.words.pad_id)].square().mean()

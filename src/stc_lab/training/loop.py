@@ -52,9 +52,11 @@ def train(run: Training, folder: Path) -> None:
     """Train ``run`` to its end, going on from ``folder/<name>.pt`` if it is there; a finished stage is loaded."""
     path = folder / f"{run.name}.pt"
     base_lrs = [[group["lr"] for group in o.param_groups] for o in run.optimizers]
+    # Weights, optimisers and step of an earlier run, if there was one.
     start = _load(run, path)
     saved_at, log = time.monotonic(), _Log(folder / f"{run.name}.log")
     for step in _progress(range(start, run.num_steps), run, start):
+        # The rate depends on the step alone, so that a resumed run goes on with the same one.
         _set_lr(run, base_lrs, step)
         loss, metrics = run.loss(step)
         loss.backward()
@@ -66,6 +68,7 @@ def train(run: Training, folder: Path) -> None:
         if time.monotonic() - saved_at > SAVE_EVERY_S:
             _save(run, path, step + 1)
             saved_at = time.monotonic()
+    # The last checkpoint is what the next stage begins with.
     if start < run.num_steps:
         _save(run, path, run.num_steps)
 

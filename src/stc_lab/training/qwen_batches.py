@@ -79,6 +79,7 @@ def collate(words: Vocabulary, items: Sequence[Item]) -> TurnBatch:
             area = slice(start, start + len(sequence))
             ids[row, area], patches[row, area] = torch.tensor(sequence.ids), torch.tensor(sequence.patches)
             cells[row, area], positions[:, row, area] = torch.tensor(sequence.cells), sequence.positions
+        # What the model says in the stream, then the answer of each question.
         _label_speech(labels[SPEECH, row], reading.prefix, item.is_silent)
         for number, sequence in enumerate(reading.questions):
             start = starts[number]
@@ -104,6 +105,7 @@ def _label_answer(labels: Tensor, sequence: TokenSequence, words: Vocabulary, as
 
 def _with_pictures(items: Sequence[Item], batch: TurnBatch, patches: Tensor) -> TurnBatch:
     """What the visual tokens show, row after row."""
+    # From here on cells, fields and tokens are those of visual tokens alone.
     batch.cells = batch.cells[batch.is_visual]
     parts, tokens, start = [], [], 0
     for row, item in enumerate(items):
@@ -202,6 +204,7 @@ class TurnBatches(Batches):
         duration, rate, budget = mix.draw(rng)
         times = whole_pairs(duration, rate)
         size, num_questions = mix.sizes(len(times), budget)
+        # Features of real streams, or fresh streams from labels alone.
         cache = self.caches.get(duration) if rng.random() < mix.real_share else None
         items = []
         for _ in range(size):
@@ -234,6 +237,7 @@ class TurnBatches(Batches):
         first_s, asked_script = 3, script
         if moment is not None:
             first_s, asked_script = moment, replace(script, duration_s=moment + 1)
+        # Where the layout holds for one moment only, all questions are asked then.
         questions = sample_questions(asked_script, num_questions, step + 1, first_s, emphasis=HARD)
         questions = questions or sample_questions(script, num_questions, step + 1)
         asked = [as_asked(q, ANSWER_START if rng.random() > 0.1 else "") for q in questions]

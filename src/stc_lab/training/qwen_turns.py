@@ -209,10 +209,12 @@ class LiveCCLayout(TurnLayout):
             self.reply(prefix, lines[index])
             ends.append(len(prefix))
         reading = TurnSequence(prefix, [], [], list(asked))
+        # Where the last token before each question stands: the question goes on behind it.
         at = [0.0, *prefix.positions[0, [end - 1 for end in ends[1:]]].tolist()]
         for one in asked:
             pairs, half = stream.seen(one.time_s)
             done = len(self.turns(pairs))
+            # Before the first turn its patches still wait, and are shown with the question.
             pieces = self.unseen(stream, range(0 if done else pairs), half)
             sequence = TokenSequence(next=at[done] + 1 if done else 0.0)
             self.turn(sequence, CLOSE if done else SYSTEM, pieces, one.text, TimeRowColumn(is_flat=done > 0))
@@ -257,12 +259,14 @@ class StreamingVLMLayout(TurnLayout):
         spans, ends = self._writer.opening(""), []
         for number, patch in enumerate(stream.pairs(range(num_rounds))):
             ends.append(sum(len(span.ids) for span in spans))
+            # As a session does before every round: the oldest rounds leave, then the patch is shown.
             spans = evicted(spans, number, windows, self.words.silence_id, False)
             is_lost = all(span.kind != QUERY for span in spans)
             spans += self._writer.shown(number, [patch], spans[-1])
             spans += self._writer.asked(number, self.query if is_lost else "")
             spans.append(self._writer.text(REPLY, number, f"{lines[number]}{ELLIPSIS}"))
             spans.append(Span(REPLY_TAIL, number, [self.words.im_end_id]))
+        # What is left is placed without gaps.
         axes, prefix = TimeRowColumn(time_step=4 / stream.fps), TokenSequence()
         self._write(prefix, spans, axes)
         ends.append(len(prefix))

@@ -83,6 +83,7 @@ def see_views(
     model: StreamForestModel, settings: ForestSizes, script: Script, times_s: Iterable[int]
 ) -> list[tuple[int, ForestView]]:
     """Time and reading of the memory at each of ``times_s``."""
+    # Look at the whole stream, then push frame by frame, as a session does.
     tower = SiglipTower(model.vision)
     features = see_frames(tower, siglip_pixels(coded_seconds(script)))
     placed = FramePositions(tower.facts.hidden_size, tower.facts.grid[0])(features, 0)
@@ -242,11 +243,13 @@ class PlacedProjector(nn.Module):
         """On fresh pictures; half of the tokens are mixed with a neighbour, as merging does."""
         pictures = single_pictures(rng, self.num_pictures)
         seconds = torch.from_numpy(rng.integers(LATEST_S, size=self.num_pictures))
+        # The teacher sees plain features; the projector sees them with place and time added.
         with torch.no_grad():
             features = see_frames(self.tower, siglip_pixels(pictures.frames))
             placed = self.positions.add_place(features) + self.positions.temporal[seconds, None]
             target = self.teacher(features) + self.times[seconds, None]
         kind = torch.from_numpy(pictures.labels(SIDE).now.kind)
+        # Mixing is linear, so the mixed answer is the aim for mixed features.
         share, partner = _mixing(rng, *kind.shape)
         mixed, aim = (share * x + (1 - share) * x[:, partner] for x in (placed, target))
         weight = 1.0 + 3.0 * ((kind != BACKGROUND) | (kind[:, partner] != BACKGROUND))
@@ -291,6 +294,7 @@ class ForestLearner(AnswerLearner):
     def prefixes(self, batch: ViewBatch) -> list[Tensor]:
         """Embeddings [P, H] per view: the prompt up to the question."""
         embed = self.decoder.embed_tokens
+        # Project all views at once, then prune each as a session does on reading.
         views = self.model.projector(batch.tokens).split([sum(map(sum, sizes)) for sizes in batch.sizes])
         before = embed(self.encoder.init_ids)
         prefixes = []

@@ -40,7 +40,7 @@ class Event:
 
 
 @dataclass
-class Watcher:
+class SceneTracker:
     """Looks at a script at some moments, in time order, and says what is new since the last one."""
 
     script: Script
@@ -71,7 +71,7 @@ class Watcher:
 
 def lines(script: Script, turns: Sequence[Sequence[float]]) -> list[str]:
     """What to say after each turn, "" for nothing; ``turns``: the moments seen in each. Too much is cut short."""
-    watcher, said = Watcher(script), []
+    watcher, said = SceneTracker(script), []
     for moments in turns:
         words: list[str] = []
         for event in (event for time_s in moments for event in watcher.look(time_s)):

@@ -30,6 +30,7 @@ def warm_start(model: nn.Module, weights: Mapping[str, Tensor], rename: Mapping[
     prefixes = sorted((rename or {}).items(), key=lambda pair: -len(pair[0]))
     taken, left = [], []
     for name, tensor in model.state_dict().items():
+        # The longest renamed prefix wins.
         old = next((theirs + name[len(ours) :] for ours, theirs in prefixes if name.startswith(ours)), name)
         fits = old in weights and weights[old].shape == tensor.shape
         if fits:
