@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stc_lab.answers import best_letter, read_letter, read_text
 from stc_lab.backbones.base import VideoModel
-from stc_lab.language.generate import SamplingParams, generate
+from stc_lab.language.context import SamplingParams, generate
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import Query, Reading
 from stc_lab.types import Answer, Question

@@ -15,9 +15,8 @@ from omegaconf import DictConfig
 
 from stc_lab.backbones.base import VideoModel
 from stc_lab.backbones.streamforest import StreamForest
-from stc_lab.bench.endless.app import measure, validate
-from stc_lab.bench.endless.formulas import Range, Sizes, predicted
-from stc_lab.bench.endless.run import Endless, Lane, run_endless
+from stc_lab.bench.endless import Endless, Lane, measure, run_endless, validate
+from stc_lab.bench.formulas import Range, Sizes, predicted
 from stc_lab.cachers import STCCacher
 from stc_lab.config import conf_dir
 from stc_lab.memories.base import Memory

@@ -17,8 +17,7 @@ from stc_lab.backbones.streamforest import StreamForest
 from stc_lab.backbones.streamforest.model import StreamForestVideoModel, spatial_table, temporal_table
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.context import Context
-from stc_lab.language.generate import generate
+from stc_lab.language.context import Context, generate
 from stc_lab.language.sequence import Embedded, Text
 from stc_lab.memories.streamforest import Forest, ForestSizes, StreamForestMemory
 

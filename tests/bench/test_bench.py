@@ -14,10 +14,9 @@ from rich.console import Console
 from selective_flops import selective_frame_flops
 from torch.nn.functional import scaled_dot_product_attention
 
-from stc_lab.bench.app import Bench, measure
+from stc_lab.bench.app import Bench, measure, torch_dtype
 from stc_lab.bench.prefill import PrunerLane, prefill_rows
 from stc_lab.bench.rows import Row, as_table, saved_shares
-from stc_lab.bench.settings import torch_dtype
 from stc_lab.bench.sizes import SIZES, Size, TowerSize, random_decoder
 from stc_lab.bench.vision import is_product, split_ms, vision_rows
 from stc_lab.cachers import STCCacher

@@ -17,8 +17,7 @@ from stc_lab.language import TextDecoder
 from stc_lab.language.caches.base import KVStore
 from stc_lab.language.caches.rekv import ReKVStore
 from stc_lab.language.caches.retrieval import ReKVSettings
-from stc_lab.language.context import Context
-from stc_lab.language.generate import Generated, generate
+from stc_lab.language.context import Context, Generated, generate
 from stc_lab.language.sequence import sequence
 
 TINY = {

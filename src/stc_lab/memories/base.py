@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from stc_lab.cachers.base import Cacher
-from stc_lab.language.context import ReadableContext
+from stc_lab.language.context import Generated, ReadableContext
 from stc_lab.language.decoder import TextDecoder
-from stc_lab.language.generate import Generated
 from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence
 from stc_lab.measure import StageTimer
 from stc_lab.pruners.base import Pruner

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from stc_lab.language.caches.evicting import EvictingStore
-from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.generate import Generated, SamplingParams
+from stc_lab.language.caches.growing import EvictingStore, GrowingStore
+from stc_lab.language.context import Generated, SamplingParams
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import Memory, MemoryState, Model
 from stc_lab.types import TimedText, VisualTokens

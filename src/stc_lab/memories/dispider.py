@@ -14,9 +14,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from stc_lab.cachers.base import Cacher
 from stc_lab.language.caches.base import tensor_bytes
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.context import Context
+from stc_lab.language.context import Context, Generated
 from stc_lab.language.decoder import TextDecoder
-from stc_lab.language.generate import Generated
 from stc_lab.language.sequence import Embedded
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import decoder_flops

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.language.chat import ASSISTANT, CLOSE, SYSTEM, USER, VISION_END, VISION_START, time_text
-from stc_lab.language.context import Context
-from stc_lab.language.generate import generate
+from stc_lab.language.context import Context, generate
 from stc_lab.language.sequence import Clip, Segment, Text, TimeRowColumn
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import PruneOnRead, Query, Reading

@@ -10,8 +10,7 @@ from typing import ClassVar
 from stc_lab.cachers.base import Cacher
 from stc_lab.language.caches.base import tensor_bytes
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.context import Context
-from stc_lab.language.generate import Generated
+from stc_lab.language.context import Context, Generated
 from stc_lab.measure import StageTimer
 from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
 from stc_lab.pruners.base import Pruner

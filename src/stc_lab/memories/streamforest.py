@@ -15,8 +15,7 @@ from torch.nn.functional import cosine_similarity
 from stc_lab.cachers.base import Cacher
 from stc_lab.cachers.merging import mean_match, merge_flops, merge_tokens
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.context import Context
-from stc_lab.language.generate import Generated
+from stc_lab.language.context import Context, Generated
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import projector_flops
 from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading

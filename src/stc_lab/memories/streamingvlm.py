@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stc_lab.language.caches.evicting import EvictingStore
+from stc_lab.language.caches.growing import EvictingStore
 from stc_lab.language.chat import ASSISTANT, CLOSE, IM_START, SYSTEM, USER, VISION_END, VISION_START, time_text
-from stc_lab.language.generate import Generated, SamplingParams, generate
+from stc_lab.language.context import Generated, SamplingParams, generate
 from stc_lab.language.sequence import Clip, Cursor, Segment, joined
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import decoder_flops

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stc_lab.bench.endless.formulas import predicted
-from stc_lab.bench.endless.run import Lane, run_endless
+from stc_lab.bench.endless import Lane, run_endless
+from stc_lab.bench.formulas import predicted
 from stc_lab.cachers import STCCacher
 from stc_lab.pruners.stc import STCPruner
 

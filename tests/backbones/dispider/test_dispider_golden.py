@@ -20,7 +20,7 @@ from stc_lab.backbones.dispider.model import DispiderVideoModel, after_video, be
 from stc_lab.backbones.dispider.networks import mix, pool
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.caches.growing import GrowingStore
-from stc_lab.language.generate import generate
+from stc_lab.language.context import generate
 from stc_lab.measure import StageTimer
 from stc_lab.memories.dispider import (
     Clip,

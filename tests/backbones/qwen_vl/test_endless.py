@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stc_lab.bench.endless.formulas import Sizes, predicted
-from stc_lab.bench.endless.run import Endless, Lane, run_endless
+from stc_lab.bench.endless import Endless, Lane, run_endless
+from stc_lab.bench.formulas import Sizes, predicted
 from stc_lab.cachers import STCCacher
 from stc_lab.pruners.uniform import UniformPruner
 

@@ -8,7 +8,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from stc_lab.backbones.qwen_vl.checkpoint import FrameBudget, PairPreprocessor
-from stc_lab.backbones.qwen_vl.pairing import Pairing
+from stc_lab.backbones.qwen_vl.model import Pairing
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CONFIG = {"image_mean": MEAN, "image_std": STD}

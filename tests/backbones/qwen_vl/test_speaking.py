@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stc_lab.language.generate import SamplingParams, generate
+from stc_lab.language.context import SamplingParams, generate
 
 LOGITS = torch.tensor([2.0, 1.9, -1.0, 0.5])
 

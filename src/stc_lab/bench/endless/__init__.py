@@ -1,1 +1,0 @@
-"""Streams that do not end, on every backbone: time per frame early and late, bytes against formulas."""
