@@ -34,6 +34,7 @@ class Acceleration:
         def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **others: Any) -> Tensor:
             if attention_mask is not None:
                 raise ValueError("an attention mask reached the vision tower: padded images cannot be accelerated")
+            # The first layer runs the whole tower; the layers between hand on NaN, the last one the result.
             if index == 0:
                 self._features = self._run(hidden_states)
             if index + 1 < self.tower.facts.num_layers:
@@ -79,6 +80,7 @@ def accelerate(model: nn.Module, cacher: Cacher, feature_layer: int | None = Non
     layers = list(root.encoder.layers)[: tower.facts.num_layers]
     saved = [vars(module).get("forward") for module in layers]
     try:
+        # Instance attributes shadow the methods within the block, and leave no trace behind it.
         for index, module in enumerate(layers):
             module.forward = acceleration.forward_of(index)
         yield acceleration

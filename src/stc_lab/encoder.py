@@ -83,16 +83,19 @@ class StreamEncoder:
         self, frames: Sequence[np.ndarray], times_s: Sequence[float], spans: Sequence[Span]
     ) -> list[EncodedFrame]:
         """Frames of one size, which pass the tower together: in the stages ``preprocess``, ``vision``, ``project``."""
+        # 1. A reference frame of another size is of no use.
         if self.changes_size(frames[0]):
             self._state = self._cacher.new_state()
         self._view = view = self._model.encoder(frames[0].shape[-3:-1])
         timer = self._timer
+        # 2. Pixels, features under the cacher, visual tokens.
         with timer.stage("preprocess"):
             pixels = view.preprocess(frames)
         with timer.stage("vision"):
             encoded, saliencies = self._encode(view.tower, pixels)
         with timer.stage("project"):
             projected = self._project(view, encoded)
+        # 3. Frame by frame: tokens with all that travels with them, and the first half of the report.
         latency_ms = {stage: ms / len(frames) for stage, ms in timer.drain().items()}
         done = []
         for index, (trace, ratio) in enumerate(zip(encoded.traces, encoded.update_ratio, strict=True)):

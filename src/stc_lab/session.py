@@ -216,12 +216,15 @@ class StreamSession:
         """Prune and remember the oldest ``num_frames`` pending frames."""
         if not num_frames:
             return
+        # 1. The pruner, on its window.
         window, self._pending = self._pending[:num_frames], self._pending[num_frames:]
         with self.timer.stage("prune"):
             kept, prune_flops = self._prune(window, self._pruner_state)
         with self.timer.stage("prefill"):
             prefill_flops = self.memory.remember(kept)
+        # 2. A model that decides by itself looks at what is new.
         decisions, decide_flops = self._decide()
+        # 3. Times are shared out among the frames of the window.
         latency_ms = {stage: ms / len(window) for stage, ms in self.timer.drain().items()}
         for frame, tokens, *flops in zip(window, kept, prune_flops, prefill_flops, strict=True):
             report = frame.report
@@ -321,6 +324,7 @@ class StreamSession:
     def _waiting(self) -> tuple[list[VisualTokens], dict[str, int]]:
         """Frames that wait for a window or a partner, pruned as a shorter window on a copy of the pruner's state, and
         the FLOPs that this took."""
+        # 1. What waits for the window, and half a pair, encoded aside.
         waiting, flops, pairing = list(self._pending), {}, self._encoder.pairing
         if pairing is not None and pairing.waiting is not None:
             pair, span = pairing.half()
@@ -330,6 +334,7 @@ class StreamSession:
         if not waiting or self.settings.takes == "features":
             return [frame.tokens for frame in waiting], flops
         with self.timer.stage("prune"):
+            # 2. Pruned as if the window ended here; the stream's own history stays as it is.
             kept, prune_flops = self._prune(waiting, copy.deepcopy(self._pruner_state))
         return kept, flops | {"prune": sum(prune_flops)}
 

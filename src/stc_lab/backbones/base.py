@@ -86,6 +86,7 @@ class Backbone(ABC):
             )
         if cacher.merged_tokens is not None and "merged_tokens" not in facts.offers:
             raise ValueError(f"cacher.output=merged: backbone={self.name} needs its own grid of tokens; set grid")
+        # A memory of features prunes when it is read, and says itself whether it can.
         if memory.takes == "tokens":
             pruner.check(num_to_prune(facts, cacher))
         memory.check(facts, cacher, pruner)

@@ -111,6 +111,7 @@ def _missing_files(folder: Path, required: tuple[str, ...]) -> list[str]:
     """Files that are not there, every shard of the weights included."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
+        # Weights in several files are complete only with all of them.
         weights = sorted(set(_read_json(index)["weight_map"].values()))
     else:
         weights = [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]

@@ -166,12 +166,15 @@ class Bench:
         if self._cfg.num_threads is not None:
             torch.set_num_threads(self._cfg.num_threads)
         rows: list[Row] = []
+        # 1. Towers: cachers against the plain tower.
         for tower, sizes in self.towers() if self._cachers else ():
             announce(f"vision tower {tower.name}")
             rows += self._vision(tower, ", ".join(sizes))
+        # 2. ReKV: a stream into its memory, pruned against unpruned.
         for name in self._rekv_sizes() if self._pruners else ():
             announce(f"prefill {name}")
             rows += self._prefill(name)
+        # 3. Other systems: a step of each, pruned against unpruned.
         for name in self.others() if self._pruners else ():
             announce(f"memory of {name}")
             rows += self._steps(name)

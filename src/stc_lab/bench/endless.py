@@ -127,11 +127,13 @@ def run_endless(
     tenth = num_frames // TENTHS
     kept = pruner.num_kept(tokens_per_frame or model.facts.tokens_per_frame)
     early, late = (Lane(StreamSession(model, cacher, pruner, memory), clip, fps) for _ in range(2))
+    # 1. One stream waits after a tenth, the other goes on to nine tenths; sizes are compared on the way.
     early.push(tenth)
     checkpoints = []
     for _ in range(TENTHS - 1):
         late.push(tenth)
         checkpoints.append(_checkpoint(late, kept))
+    # 2. The second and the last tenth side by side.
     times = _alternate(early, late, tenth // PAIRS)
     checkpoints.append(_checkpoint(late, kept))
     frame, memory = (Growth.of(*(part[:, kind] for part in times)) for kind in (0, 1))

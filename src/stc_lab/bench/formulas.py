@@ -115,6 +115,7 @@ def _(memory: StreamForestMemory, model: VideoModel, num_frames: int, kept: int)
     sizes, facts = memory.sizes(model.facts), model.tower.facts
     now = min(num_frames, sizes.now_frames)
     older, most = num_frames - now, sizes.short_frames + sizes.split_window - 1
+    # Until the window is full everything is known; then an event is cut off every few frames.
     window = Range.exactly(older) if older <= most else Range(sizes.short_frames, most)
     events, short = _forest(sizes, older - window.low), window * sizes.short_tokens
     tokens = Range(short.low + events.low, short.high + events.high) + now * sizes.now_tokens
@@ -143,6 +144,7 @@ def _(memory: DispiderMemory, model: VideoModel, num_frames: int, kept: int) -> 
         raise ValueError("memory.clips=scenes: how many clips there are depends on the video")
     sizes, length, itemsize = model.loaded.sizes, memory.size("clip_frames", model.facts), model.dtype.itemsize
     offloads = model.device.type != "cpu" if memory.offload is None else memory.offload
+    # Complete clips, and the frames of the open one.
     num_clips, num_open = divmod(num_frames, length)
     width, inner = model.decoder.sizes.hidden_size, model.compressor.decoder.sizes.hidden_size
     states = num_clips * (length * sizes.pool_num + 1) * inner
@@ -209,6 +211,7 @@ def round_tokens(model: VideoModel, memory: StreamingVLM, num_frames: int, kept:
     num_rounds, round_s = num_frames // (2 * patches), 2 * patches / memory.fps
     if num_rounds == 0:
         return Range.exactly(0)
+    # Rounds whose text, and whose clip, the windows still hold.
     with_text, with_clip = min(num_rounds, windows.text_rounds), min(num_rounds, windows.vision_rounds)
     starts_s = [round_s * index for index in range(num_rounds - with_text, num_rounds)]
     user = max(with_text, with_clip) * (count(USER) + count(CLOSE))
@@ -220,6 +223,7 @@ def round_tokens(model: VideoModel, memory: StreamingVLM, num_frames: int, kept:
     if not memory.commentary:
         return Range.exactly(fixed + previous + with_text - 1)
     longest = memory.commentary_tokens
+    # What was said before the window moves to the previous text, whose ends are kept.
     moved = (num_rounds - with_text) * longest
     previous = Range(previous, min(previous + moved, max(previous, windows.text_sink + windows.text_window)))
     return Range(fixed + previous.low, fixed + previous.high + with_text * longest - 1)

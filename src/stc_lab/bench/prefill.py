@@ -131,6 +131,7 @@ def prefill_rows(
     lanes = {name: PrunerLane(pruner, decoder.device, (probed or {}).get(name)) for name, pruner in pruners.items()}
     counts = {name: pruner.num_kept(tokens_per_frame) for name, pruner in pruners.items()}
     memories = {count: MemoryLane(decoder, n_local, count) for count in {tokens_per_frame, *counts.values()}}
+    # Frame by frame through all memories and all pruners, so that they meet the same machine.
     deadline = Deadline(limit_s)
     for index in range(num_frames):
         if index >= MIN_FRAMES and deadline.has_passed():
@@ -146,6 +147,7 @@ def prefill_rows(
 def _row(name: str, lane: PrunerLane, pruned: MemoryLane, full: MemoryLane, depth: float, shape: dict) -> Row:
     """``depth``: layers that each layer that was run stands for."""
     num_frames, prune_ms = len(full.prefill_ms), lane.finish()
+    # Layers that were run stand for all; pruning happens once per frame.
     before = [depth * ms for ms in full.prefill_ms]
     after = [own + depth * ms for own, ms in zip(prune_ms, pruned.prefill_ms, strict=True)]
     saving_ms = sum(before) - sum(after) + sum(prune_ms)

@@ -126,6 +126,7 @@ def step_rows(part: Part, lanes: Mapping[str, Lane], repeats: int, limit_s: floa
     for repeat in range(repeats):
         if repeat >= MIN_REPEATS and deadline.has_passed():
             break
+        # Another order in every repeat.
         names = list(lanes)
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
             costs[name].append(lanes[name].step())
@@ -138,6 +139,7 @@ def _row(part: Part, name: str, lanes: Mapping[str, Lane], costs: Mapping[str, l
     before, after = ([cost.total_ms(depth) for cost in costs[lane]] for lane in (NONE, name))
     full, own = (sum(cost.flops(depth) for cost in costs[lane]) for lane in (NONE, name))
     prune_ms = [cost.prune_ms for cost in costs[name]]
+    # What pruning saves, its own time apart.
     saving_ms = sum(before) - sum(after) + sum(prune_ms)
     saved = saved_shares(before, after)
     return Row(

@@ -202,11 +202,13 @@ class TurnLane(Lane):
         self._state = self._pruner.new_state()
         self.num_tokens = self._pruner.num_kept(grid[0] * grid[1])
         self.setting = repr(self._pruner) if pruner else ""
+        # What lies behind is filled in without the layers: only its size matters to what comes.
         model = TalkingModel(FillingDecoder(decoder))
         self.memory = silent_memory(system).open(model, StageTimer(decoder.device))
         self._num_patches = 0
         for _ in range(max(FIRST_TURN, stream_s if system == "livecc" else min(stream_s, FULL_AFTER))):
             self.memory.remember([self._kept(self._frame())])
+        # From now on turns are computed.
         model.decoder = decoder
 
     def step(self) -> Cost:

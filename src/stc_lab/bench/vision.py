@@ -149,10 +149,12 @@ def vision_rows(
     same repeat. Only the blocks are timed: embedding is the same for all and weighs more in a shortened tower. Methods
     that merge tokens in the tower are left out where it cannot do without their places.
     """
+    # 1. Every method has a stream of its own on the same frames.
     usable = {n: c for n, c in cachers.items() if all(s.tower.can_merge for s in slices) or not c.merges_in_tower}
     parts = [(part, _frames(part.tower.facts, num_frames)) for part in slices]
     embedded = [(part, part.tower.embed(pixels.to(device))) for part, pixels in parts]
     runs = {name: MethodRun(cacher, embedded) for name, cacher in {"none": NoCacher(), **usable}.items()}
+    # 2. Warm-up: kernels are chosen, and every stream has its first reference frame.
     for run in runs.values():
         run.step_ms(device)
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -160,8 +162,10 @@ def vision_rows(
     for repeat in range(repeats):
         if repeat >= MIN_REPEATS and deadline.has_passed():
             break
+        # 3. All methods in turn, in another order each time: what disturbs the machine disturbs all.
         for name in _rotated(list(runs), repeat):
             times[name].append(runs[name].step_ms(device) / num_frames)
+    # 4. The method's own work, apart, since taking its time slows it down.
     shape = _shape(slices, sizes)
     rows = {name: _row(name, runs[name], times["none"], times[name], num_frames, shape) for name in usable}
     return [_with_overhead(row, runs[name].overhead_ms(device)) for name, row in rows.items()]

@@ -55,8 +55,10 @@ class Rotary:
             positions = positions.cpu()
         if self._inv_freq.device != positions.device:
             self._inv_freq = self._inv_freq.to(positions.device)
+        # In double precision: after hours of video a position has seven digits.
         angles = self.spread(positions.double()) * self._inv_freq
         cos, sin = ((wave * self._scaling).to(device, dtype) for wave in (angles.cos(), angles.sin()))
+        # Half-split layout of Hugging Face: component i turns with component i + d / 2.
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def spread(self, positions: Tensor) -> Tensor:
@@ -110,6 +112,7 @@ def rotary_of(module: nn.Module) -> Rotary:
     if sections is None:
         return Rotary.of(module)
     fresh = type(module)(module.config)
+    # Made anew in full precision: a cast of the model has rounded the frequencies in the module.
     return MultiAxisRotary(fresh.inv_freq, sections, float(fresh.attention_scaling))
 
 
@@ -127,6 +130,7 @@ def ungrouped(outputs: Tensor) -> Tensor:
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Softmax attention -> [Hkv, G, T, d]; ``mask`` ``None``: every query sees every key."""
     if mask is None:
+        # Query heads that share keys are read as one long sequence of queries.
         folded = _folded(queries)[None]
         return scaled_dot_product_attention(folded, keys[None], values[None], scale=scale).view(queries.shape)
     keys, values = _expanded(keys, queries), _expanded(values, queries)
@@ -256,6 +260,7 @@ class BandMask:
         rows = num_queries if self._mask is None else max(num_queries, self._mask.shape[0])
         columns = min(2 * num_keys, self._window + rows)
         columns = max(columns, num_keys, 0 if self._mask is None else self._mask.shape[1])
+        # The last query stands on the last key.
         row = torch.arange(columns - rows, columns, device=like.device)[:, None]
         distance = row - torch.arange(columns, device=like.device)
         outside = (distance < 0) | (distance >= self._window)
@@ -280,6 +285,7 @@ class FadingMask:
             shape = (2 * num_queries, num_queries)
             mask = torch.full(shape, hidden(like.dtype), dtype=like.dtype, device=like.device)
             mask = self._mask = mask.tril_(-1 - num_queries)
+        # The row from which on the first query hides all but what it may still see.
         first = mask.shape[1] - (num_queries - 1 - num_fading)
         return mask[first : first + num_queries, :num_fading]
 

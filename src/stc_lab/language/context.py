@@ -75,11 +75,14 @@ class Context:
     def extend(self, segments: Sequence[Segment], with_logits: bool = False) -> Tensor:
         """Read ``segments`` without asking what comes next; returns the states [T, H] after the final norm."""
         decoder, num_context = self._model.decoder, self.store.num_context
+        # 1. Segments as embeddings and positions.
         sequence = self._model.sequence(segments, self.cursor, self.axes)
         positions = None if self._counts_on else sequence.positions
         if positions is not None:
             positions = positions.to(sequence.embeds.device)
+        # 2. One pass, which the store remembers.
         hidden = decoder(sequence.embeds, self.store, positions, per_layer=sequence.per_layer, visual=sequence.visual)
+        # 3. What was read, and what it cost.
         self.cursor = sequence.cursor
         self.ids += sequence.ids
         self.num_visual += len(sequence.visual)
@@ -164,6 +167,7 @@ def generate(
 ) -> Generated:
     """Tokens after a prompt whose last token has ``logits`` [V], up to and with a stop token; ``context`` reads on."""
     sampling = sampling or SamplingParams()
+    # 1. Words that were read or said count as repetitions; placeholders of visual tokens are no words.
     occurred = None
     if sampling.repetition_penalty != 1.0:
         occurred = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
@@ -171,6 +175,7 @@ def generate(
     generated = Generated(first_logits=logits)
     while True:
         generated.last_logits = logits
+        # 2. The next token; a stop token ends the answer and is not read.
         token = sampling.choose(logits, occurred, len(generated.ids), generator)
         generated.ids.append(token)
         generated.is_ended = token in stop_ids
@@ -178,5 +183,6 @@ def generate(
             return generated
         if occurred is not None:
             occurred[token] = True
+        # 3. Read it, unless it is the last one that is allowed.
         logits = context.read([Text(ids=(token,))])
         generated.num_steps += 1

@@ -100,17 +100,20 @@ class TimeRowColumn:
     is_flat: bool = False
 
     def text(self, cursor: Cursor, num_tokens: int) -> tuple[Tensor, Cursor]:
+        # Text stands at the same position on all axes.
         positions = torch.arange(num_tokens, dtype=torch.double) + cursor.position
         return positions.expand(3, -1), Cursor(cursor.position + num_tokens)
 
     def clip(self, cursor: Cursor, clip: Clip) -> tuple[Tensor, Cursor]:
         if self.is_flat:
             return self._flat(cursor, clip)
+        # Section 2.1: a clip starts behind all before it, or goes on where its first part began.
         first = cursor.clip_frames if clip.continues else 0
         start = cursor.clip_start if clip.continues and first else cursor.position
         # Frame i of the clip stands at (i * time_step, row, column) from the start of the clip.
         parts = [self._cube(first + index, frame) for index, frame in enumerate(clip.frames)]
         num_frames = first + len(clip.frames)
+        # What follows stands behind the furthest position on any axis, of the unpruned clip.
         sides = [side - 1 for frame in clip.frames for side in frame.grid]
         last = max(cursor.clip_last if first else 0.0, (num_frames - 1) * self.time_step, *sides)
         return torch.cat(parts, dim=1) + start, Cursor(start + last + 1, start, num_frames, last)
@@ -124,6 +127,7 @@ class TimeRowColumn:
         parts, offset = [], cursor.position
         for frame in clip.frames:
             parts.append(frame.positions.cpu().double() + offset)
+            # Pruned tokens leave their places empty.
             offset += frame.num_full
         return torch.cat(parts).expand(3, -1), Cursor(offset)
 
@@ -163,17 +167,21 @@ def sequence(
         words: Sequence[int] = ()
         if isinstance(segment, Text):
             words = token_ids(segment.text) if segment.ids is None else segment.ids
-        count = len(words) if isinstance(segment, Text) else len(_tokens(segment))
+        count = len(words) if isinstance(segment, Text) else len(segment.tokens)
         if not count:
             continue
-        embeds.append(embed(words) if isinstance(segment, Text) else _tokens(segment))
+        # 1. Embeddings: of words by the model, of frames as the projector made them.
+        embeds.append(embed(words) if isinstance(segment, Text) else segment.tokens)
         if isinstance(segment, Clip):
+            # 2. Which of them are visual, and what the first layers add to these.
             visual.append(torch.arange(len(ids), len(ids) + count))
             extras += [frame.per_layer for frame in segment.frames if frame.num_tokens]
+        # 3. Positions.
         if axes is not None:
             place = axes.clip(cursor, segment) if isinstance(segment, Clip) else axes.text(cursor, count)
             placed.append(place[0])
             cursor = place[1]
+        # 4. Ids, for penalties on repetition and for the record.
         ids += words if isinstance(segment, Text) else [placeholder_id] * count
     has_extras = any(extra is not None for extra in extras)
     return TokenSequence(
@@ -184,10 +192,6 @@ def sequence(
         torch.cat(visual) if visual else torch.empty(0, dtype=torch.long),
         torch.cat(extras, dim=1) if has_extras else None,
     )
-
-
-def _tokens(segment: Clip | Embedded) -> Tensor:
-    return segment.tokens
 
 
 def joined(segments: Sequence[Segment]) -> Iterator[Segment]:

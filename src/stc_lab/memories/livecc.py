@@ -75,6 +75,7 @@ class LiveCCState(SpeakingState):
 
     def read(self, query: Query, waiting: Sequence[VisualTokens], prune: PruneOnRead) -> Reading:
         """The question is a turn of its own, with the frames that have not been shown yet."""
+        # A turn of its own behind the conversation; the mark takes it back.
         mark, num_waiting = self.context.mark(), len(self.waiting)
         self.context.axes = self._axes()
         segments = self._turn([*self.waiting, *waiting])
@@ -107,6 +108,7 @@ class LiveCCState(SpeakingState):
         return self._num_turns > 0 or len(self.waiting) == FIRST_TURN
 
     def take_turn(self) -> int:
+        # 1. The user shows a second, with what is new to be told.
         frames, self.waiting = self.waiting, []
         message, self._message = self._message, ""
         self.context.axes, flops_before = self._axes(), self.context.flops
@@ -114,6 +116,7 @@ class LiveCCState(SpeakingState):
         flops = self.context.flops - flops_before
         self.pending_ids = []
         self._num_turns += 1
+        # 2. The model says something about it, or nothing.
         with self.timer.attribute_to("speak"):
             self._comment(logits, frames)
         return flops
@@ -143,6 +146,7 @@ class LiveCCState(SpeakingState):
 
     def _turn(self, frames: Sequence[VisualTokens]) -> list[Segment]:
         """A turn of the user with a clip of ``frames`` (if any), up to the words behind it."""
+        # The first turn opens the chat, later ones close what the model said before.
         before = f"{CLOSE if self._num_turns else SYSTEM}{USER}"
         pending = Text(ids=tuple(self.pending_ids))
         if not frames:

@@ -116,6 +116,7 @@ class Pruner(ABC):
         for frame_context in contexts:
             frame_context.require(self.needs, type(self).__name__)
         reduced = []
+        # Windows are counted from the first of these frames; a session hands over one at a time.
         for start in range(0, len(frames), self.window_frames):
             window = slice(start, start + self.window_frames)
             reduced += self.compress_window(frames[window], state, contexts[window])
@@ -183,7 +184,9 @@ class ScorePruner(Pruner):
     ) -> list[VisualTokens]:
         tokens = precise(torch.stack([frame.tokens for frame in frames]))
         scores, budgets = self.plan(tokens, state)
+        # The window becomes history once it is scored.
         self.remember(tokens, state)
+        # A stable sort: of equal scores the earlier token is kept.
         order = scores.argsort(dim=1, descending=True, stable=True)
         return [
             frame.keep(indices[:budget].sort().values)

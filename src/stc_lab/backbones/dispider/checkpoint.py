@@ -70,6 +70,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path, compressor_folder: Path) -> None:
+        # Some releases keep the compressor in a folder of its own.
         self._where = _official_names(folder, "")
         if not any(name.startswith(COMPRESSOR) for name in self._where):
             self._where |= _official_names(compressor_folder, COMPRESSOR)
@@ -226,8 +227,10 @@ def load_dispider(files: Checkpoint, dtype: torch.dtype) -> LoadedDispider:
 
 def _load_model(files: Checkpoint, sizes: DispiderSizes, inner: Path, dtype: torch.dtype) -> DispiderModel:
     weights = WeightFiles(files.folder, inner)
+    # 1. What the files hold, from their heads alone.
     shapes = weights.shapes()
     rows = read_rows(files.name, shapes)
+    # 2. The model without memory, to compare every name and shape with it before anything is read.
     with torch.device("meta"):
         model = DispiderModel(sizes, rows)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -236,6 +239,7 @@ def _load_model(files: Checkpoint, sizes: DispiderSizes, inner: Path, dtype: tor
         for known in (expected, shapes):
             known.pop("language.lm_head.weight", None)
     require_match(files.name, shapes, expected)
+    # 3. The weights themselves, and the constants that no file holds.
     model.load_state_dict(weights.tensors(dtype), assign=True, strict=not is_tied)
     if is_tied:
         model.language.lm_head.weight = model.language.model.embed_tokens.weight

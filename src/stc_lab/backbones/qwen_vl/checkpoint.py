@@ -76,6 +76,7 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedQwen:
             local_files_only=True,
             output_loading_info=True,
         )
+    # Nothing is left at random, and nothing of the file is left over.
     require_all_weights(checkpoint.name, info)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     model.eval().requires_grad_(False)
@@ -166,6 +167,7 @@ class PairPreprocessor:
         Patches of a 2x2 group follow each other, groups run row by row.
         """
         frames = torch.from_numpy(np.stack(pairs)).permute(0, 1, 4, 2, 3)
+        # Resized as uint8, like the official processor: results are rounded to whole steps.
         frames = self._resized(frames.flatten(0, 1), size).to(device)
         mean = torch.tensor(self.mean, device=device) / self.rescale_factor
         std = torch.tensor(self.std, device=device) / self.rescale_factor
@@ -181,6 +183,7 @@ class PairPreprocessor:
         """[F, 2, 3, H, W] -> [F, T, 3 * 2 * patch * patch]."""
         side = self.patch_size
         rows, columns = (edge // (MERGE * side) for edge in pixels.shape[-2:])
+        # Groups of 2x2 patches row by row; in a group its patches, in a patch channels, both frames, pixels.
         cells = pixels.view(*pixels.shape[:3], rows, MERGE, side, columns, MERGE, side)
         return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(1, 4).flatten(2)
 
@@ -214,6 +217,7 @@ class FrameBudget:
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise ValueError(f"a frame of {height} x {width} pixels: aspect ratios above {MAX_ASPECT} cannot be shown")
         factor = self.factor
+        # Rounded to whole tokens; if these are too many or too few, scaled to the nearest that fit.
         fitted = tuple(max(factor, round(side / factor) * factor) for side in (height, width))
         if fitted[0] * fitted[1] > self.max_pixels:
             shrink = math.sqrt(height * width / self.max_pixels)

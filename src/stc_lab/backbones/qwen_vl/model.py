@@ -54,6 +54,7 @@ class Pairing:
         for frame, time_s in zip(frames, times_s, strict=True):
             _check(frame)
             start_s = self._tick(time_s)
+            # The first frame of a pair waits; the second completes it.
             if self.waiting is None:
                 self.waiting, self._waiting_s = frame, start_s
             else:
@@ -227,6 +228,7 @@ class QwenModel(VideoModel):
     def encoder(self, frame_size: tuple[int, int]) -> QwenEncoder:
         size = self.budget.fit(*frame_size)
         if size not in self._encoders:
+            # The one that was made first goes first.
             while len(self._encoders) >= MAX_ENCODERS:
                 self._encoders.pop(next(iter(self._encoders)))
             self._encoders[size] = QwenEncoder(self, size)

@@ -157,6 +157,7 @@ class TokenBuffer:
         """Room for ``like`` [T, heads, d] behind the tokens that must survive."""
         num_new, heads, head_dim = like.shape
         keep = None if self._keep is None else self._keep + (self._pinned or 0)
+        # Older tokens than these are not read any more.
         survivors = self._length if keep is None else min(self._length, keep)
         needed = survivors + num_new
         if self._data is not None and needed + survivors // 8 <= self._data.shape[1]:

@@ -55,6 +55,7 @@ class GrowingStore:
         all_keys, all_values = self._keys[layer], self._values[layer]
         all_keys.append(rotation(keys))
         all_values.append(values)
+        # Causal: the last query stands on the last key.
         mask = self._mask.corner(queries.shape[0], len(all_keys), queries)
         q = grouped(rotation(queries), self._shape.num_kv_heads)
         return ungrouped(attend(q, all_keys.all, all_values.all, mask, self._shape.scale))
@@ -80,6 +81,7 @@ class GrowingStore:
         if given is None:
             self._next_position = start + len(keys)
             return self._shape.rotary.span(start, self._next_position, keys)
+        # Text after a clip counts on from the furthest position.
         self._next_position = int(given.max()) + 1
         return self._shape.rotary(given.to(keys.device), keys.dtype)
 
@@ -161,6 +163,7 @@ class EvictingStore:
         if step.positions is None or step.positions.shape != (3, total):
             shape = None if step.positions is None else tuple(step.positions.shape)
             raise ValueError(f"positions has shape {shape}, expected (3, {total}): of all tokens, stored and new")
+        # Whether any token in front of the new ones was moved since the last pass.
         self._stands = torch.equal(self._positions, step.positions[:, :old].to(self._positions.dtype))
         self._positions = step.positions.to(self._positions.dtype)
         self._rotate_new = self._rotate_all = None

@@ -99,10 +99,12 @@ class ReKVStore:
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         state, current = self.layers[layer], self._pass
+        # 1. Once per pass: rotations, and who sees what.
         if current.rotation is None:
             self._plan(queries)
         if current.is_init:
             state.sliding.set_init(keys, values)
+        # 2. Piece by piece (a frame each): attention within the window, then into the pool.
         rotated, rotated_keys = current.rotation(queries), current.rotation(keys)
         outputs = []
         for chunk in current.chunks:
@@ -111,6 +113,7 @@ class ReKVStore:
             if not current.is_init:
                 # Section 3.1: the un-rotated keys and values of a frame are what questions will retrieve.
                 state.pool.append(keys[rows], values[rows])
+        # 3. The window is full: from now on blocks live in host memory.
         if self.has_overflowed and not self._is_marked:
             state.pool.offload()
         return ungrouped(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2))
@@ -177,6 +180,7 @@ class ReKVStore:
     def _chunk(self, offset: int, length: int, position: int, like: Tensor) -> QueryChunk:
         if not self.settings.upstream_quirks:
             return self._planner.piece(offset, length, position, self.num_init, like)
+        # As released: init tokens that leave the window are shown as far ones, and once more within it.
         num_moved = min(self.num_init, max(0, position + length - self.settings.n_local))
         return self._planner.local(offset, length, position, like, num_moved)
 

@@ -113,14 +113,17 @@ class RetrievedStore:
     def _retrieve(self, layer: int, queries: Tensor) -> None:
         """Section 3.2: choose blocks of this layer, and put them behind the init tokens, at positions without gaps."""
         source = self._sources[layer]
+        # 1. The blocks that the mean question query scores best, in the order of the stream.
         indices, scores = self._choose(source.pool, queries)
         self.block_indices.append(indices)
         self.scores.append(scores)
+        # 2. Init tokens and chosen blocks side by side.
         keys, values = source.init_keys, source.init_values
         if indices:
             blocks = source.pool.gather(indices)
             keys, values = torch.cat((keys, blocks[0]), dim=1), torch.cat((values, blocks[1]), dim=1)
         num_init, num_tokens = source.init_keys.shape[1], keys.shape[1]
+        # 3. They become the window in which question and answer are read.
         state = SlidingLayer(self._shape, self._settings.n_local, num_spare=queries.shape[0])
         state.set_init(source.init_keys.transpose(0, 1), source.init_values.transpose(0, 1))
         rotation, after = self._context_rotation(num_init, num_tokens, indices, keys)
@@ -182,8 +185,10 @@ def top_blocks(scores: Tensor, topk: int, chunk_size: int) -> list[int]:
     num_blocks = scores.shape[0]
     if num_blocks <= topk:
         return list(range(num_blocks))
+    # Neighbouring blocks are scored together and stay together.
     chunk_scores = torch.stack([chunk.mean() for chunk in scores.split(chunk_size)]) if chunk_size > 1 else scores
     best = chunk_scores.argsort(descending=True, stable=True)[: topk // chunk_size]
+    # Read in the order of the stream, not of the scores.
     chunks = sorted(best.tolist())
     return [i for c in chunks for i in range(c * chunk_size, min((c + 1) * chunk_size, num_blocks))]
 

@@ -68,9 +68,11 @@ class ChunkPlanner:
 
     def piece(self, offset: int, length: int, position: int, num_init: int, like: Tensor) -> QueryChunk:
         """``length`` tokens at ``position``, the rows from ``offset`` of the pass; each init token is seen once."""
+        # 1. What is seen in the window.
         planned = self.local(offset, length, position, like)
         if num_init == 0 or position + length - 1 < self._n_local:
             return planned
+        # 2. Init tokens that have left it for some query of the piece: each query sees them once, near or far.
         mask = far_mask(position, length, num_init, self._n_local, like)
         return replace(planned, num_far=num_init, far_mask=mask)
 
@@ -80,6 +82,7 @@ class ChunkPlanner:
         num_fading = max(0, num_keys - self._n_local)
         if length == 1 or num_keys - num_fading - length <= self._split_above:
             return QueryChunk(*rows, num_keys, self._band.corner(length, num_keys, like), num_far=num_far)
+        # A long window is read without a mask but for its two ends: what is new, and what leaves meanwhile.
         fading = self._fading.corner(length, num_fading, like) if num_fading else None
         return QueryChunk(*rows, num_keys, self._band.corner(length, length, like), True, fading, num_far)
 
@@ -193,6 +196,7 @@ class BlockPool:
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add one block from un-rotated ``keys`` and ``values`` [T, Hkv, d]."""
+        # Section 3.2 of ReKV: a block keeps un-rotated states, and is found by the mean of its keys.
         block = torch.stack((keys.transpose(0, 1), values.transpose(0, 1)))
         self._add_representative(keys.float().mean(dim=0).flatten())
         self._num_bytes += tensor_bytes(block)
@@ -243,6 +247,7 @@ class BlockPool:
         if block is None:
             block = self._host.load(self._blocks[index])
         self._cache[index] = block
+        # The least recently used copies on the device go first.
         while len(self._cache) > self._max_cached:
             self._cache.popitem(last=False)
         return block
@@ -277,6 +282,7 @@ class HostMemory:
         target = self._take(block)
         if self._stream is None:
             return target.copy_(block)
+        # The copy begins when the block is computed; the allocator may reuse the block once it is copied.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             target.copy_(block, non_blocking=True)
@@ -300,6 +306,7 @@ class HostMemory:
         """An unused part of a slab with the shape and dtype of ``like``."""
         size = like.numel()
         if self._slab is None or self._slab.dtype != like.dtype or self._used + size > self._slab.numel():
+            # A new slab; what is left of the old one stays unused.
             elements = max(size, SLAB_BYTES // like.element_size())
             self._slab = torch.empty(elements, dtype=like.dtype, device="cpu", pin_memory=self._is_cuda)
             self._used = 0
