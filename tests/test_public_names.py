@@ -10,7 +10,7 @@ import stc_lab
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 NAMES = """
     Answer Backbone Benchmark Cacher FrameReport Memory MemoryState Pruner Query Question Reading StreamSession
-    VideoModel VisualTokens accelerate load open_session run
+    VideoModel VisualTokens accelerate choice load open_session run
 """.split()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 PUBLIC = {
     "load": "stc_lab.api",
+    "choice": "stc_lab.api",
     "open_session": "stc_lab.api",
     "run": "stc_lab.api",
     "accelerate": "stc_lab.acceleration",

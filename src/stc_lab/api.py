@@ -74,13 +74,14 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def choice(group: str, name: str, **settings: Any) -> Any:
-    """The settings that ``conf/GROUP/NAME.yaml`` describes, with others in place of some.
+    """What ``GROUP=NAME`` stands for on the command line, as an object: the settings that ``conf/GROUP/NAME.yaml``
+    describes, with others in place of some (``choice("pruner", "stc", budget=64)``).
 
-    Raises ``ValueError`` for a name that does not exist, and for settings that cannot work.
+    Values that the file takes from other groups of a run are the defaults of the settings class. Raises ``ValueError``
+    for a name that does not exist, and for settings that cannot work.
     """
     node = _yaml(group, name)
     node.pop("defaults", None)
-    # Values that refer to other groups of a run keep the defaults of the settings class.
     own = {key: value for key, value in OmegaConf.to_container(node).items() if not _refers(value)}
     return build(own | settings)
 
