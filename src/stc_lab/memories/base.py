@@ -28,6 +28,7 @@ NEEDS = {
     "views": "frames at another resolution",
     "places": "the place of every token in its frame",
     "equal_counts": "the same number of tokens from every frame",
+    "turns": "turns of a chat in which the model may say something about every second, or nothing",
 }
 """What a memory may need, in words for the message that refuses a pair."""
 

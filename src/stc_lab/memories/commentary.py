@@ -39,7 +39,7 @@ class SpeakingMemory(Memory):
     seed: int = 0
     upstream_quirks: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"kv"})
+    needs: ClassVar[frozenset[str]] = frozenset({"kv", "turns"})
 
     def __post_init__(self) -> None:
         if self.commentary_tokens < 1:

@@ -118,7 +118,7 @@ class QwenVL(Backbone):
 
     readers: ClassVar[tuple[str, ...]] = ("letter_logits", "choice_logits", "generate")
     at_least_one: ClassVar[tuple[str, ...]] = ("tokens_per_frame", "min_tokens_per_frame")
-    offers: ClassVar[frozenset[str]] = frozenset({"kv", "features", "places", "equal_counts"})
+    offers: ClassVar[frozenset[str]] = frozenset({"kv", "features", "places", "equal_counts", "turns"})
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
     official_tokens: ClassVar[int] = 768
     official_min_tokens: ClassVar[int] = 128
