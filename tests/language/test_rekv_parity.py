@@ -46,7 +46,7 @@ def test_several_frames_in_one_pass(golden_case) -> None:
     memory, tensors = case.new_memory(), case.tensors
     case.decoder(case.decoder.embed(case.facts["init_ids"]), memory)
     for frames, expected in zip(tensors["frames"].split(5), tensors["frames.last_hidden"].split(5), strict=True):
-        hidden = case.decoder(frames.flatten(0, 1), memory, lengths=[8] * len(frames))
+        hidden = case.decoder(frames.flatten(0, 1), memory, lengths=[frames.shape[1]] * len(frames))
         torch.testing.assert_close(hidden, expected.flatten(0, 1), **TOLERANCE)
 
 
