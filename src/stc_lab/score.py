@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,20 @@ from stc_lab.results.records import CONFIG_FILE, IDENTITY_FILE, RECORDS_FILE, Re
 
 
 @dataclass
+class MadeWith:
+    """Methods that predictions were made with, where they are known.
+
+    A level of its own: on the command line ``backbone=NAME`` would choose a file of that group.
+    """
+
+    backbone: str | None = None
+    memory: str | None = None
+    cacher: str | None = None
+    pruner: str | None = None
+    tokens_per_frame: int | None = None
+
+
+@dataclass
 class ScoreSettings:
     """Which predictions are scored, and what is known about them."""
 
@@ -41,11 +55,7 @@ class ScoreSettings:
     model: str | None = None
     unwrap_lists: bool = False
     name: str | None = None
-    backbone: str | None = None
-    memory: str | None = None
-    cacher: str | None = None
-    pruner: str | None = None
-    tokens_per_frame: int | None = None
+    made_with: MadeWith = field(default_factory=MadeWith)
     paper: str | None = None
     seed: int = 0
     paths: Any = None
@@ -135,14 +145,14 @@ def score_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from stc_lab.results.summary import summarize  # scipy takes a second, and mistakes should show before
 
     records = to_records(imported, rule_of(cfg.benchmark), _fingerprint(cfg, imported))
-    name = cfg.name or imported.name
+    name, made_with = cfg.name or imported.name, cfg.made_with
     summary = {
-        **summarize(records, cfg.tokens_per_frame, cfg.seed, cfg.benchmark),
+        **summarize(records, made_with.tokens_per_frame, cfg.seed, cfg.benchmark),
         "run": {
-            "backbone": cfg.backbone or name,
-            **({"memory": cfg.memory} if cfg.memory else {}),
-            "cacher": cfg.cacher or UNKNOWN,
-            "pruner": cfg.pruner or UNKNOWN,
+            "backbone": made_with.backbone or name,
+            **({"memory": made_with.memory} if made_with.memory else {}),
+            "cacher": made_with.cacher or UNKNOWN,
+            "pruner": made_with.pruner or UNKNOWN,
             "dataset": cfg.benchmark,
         },
         "name": name,

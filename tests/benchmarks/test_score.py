@@ -116,7 +116,8 @@ def test_the_same_predictions_give_the_same_files(tmp_path: Path) -> None:
 def test_a_result_finds_its_place_among_runs(tmp_path: Path) -> None:
     folder = write_ovo(tmp_path / "M", ovo_sections())
     names = {"backbone": "rekv", "cacher": "none", "pruner": "visionzip", "tokens_per_frame": 49}
-    summary = scored(tmp_path / "runs" / "out", benchmark="ovobench", predictions=folder, **names)
+    cfg = settings(benchmark="ovobench", predictions=str(folder), made_with=names)
+    summary = score_predictions(cfg, tmp_path / "runs" / "out")
     found = find_runs([tmp_path / "runs"])
     assert [run.name for run in found.runs] == ["out"] and not found.left_out
     assert rebuilt(found.runs[0]) == summary
@@ -180,8 +181,10 @@ def run_score(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_command_line(tmp_path: Path) -> None:
     write_ovo(tmp_path / "M", ovo_sections())
-    done = run_score("benchmark=ovobench", "predictions=M", "hydra.run.dir=out", cwd=tmp_path)
+    methods = ("made_with.backbone=rekv", "made_with.pruner=visionzip", "made_with.tokens_per_frame=49")
+    done = run_score("benchmark=ovobench", "predictions=M", "hydra.run.dir=out", *methods, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert read_summary(tmp_path / "out")["run"]["pruner"] == "visionzip"
     assert "INCOMPLETE: 30 of 3035" in done.stdout and "100.00" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.yaml", "records.jsonl", "summary.json",

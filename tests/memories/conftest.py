@@ -74,5 +74,7 @@ def new_model(tmp_path_factory: pytest.TempPathFactory, forest_folder: Path) -> 
 
 @pytest.fixture(scope="session")
 def tiny_frames() -> list[np.ndarray]:
-    """Frames in which a bright square moves over noise."""
-    return dispider.moving_frames(NUM_FRAMES)
+    """Frames in which a bright square moves over noise that is another one in every frame."""
+    generator = np.random.default_rng(4)
+    frames = dispider.moving_frames(NUM_FRAMES)
+    return [frame // 2 + generator.integers(0, 120, frame.shape, dtype=np.uint8) for frame in frames]

@@ -36,7 +36,9 @@ MEMORIES: dict[str, Memory] = {
     "all": All(),
     "oneshot": OneShot(max_frames=8),
     "livecc": LiveCC(commentary_tokens=3),
-    "streamingvlm": StreamingVLM(commentary_tokens=3, vision_window_s=2, text_window_s=3, text_sink=4, text_window=6),
+    "streamingvlm": StreamingVLM(
+        commentary_tokens=3, round_s=2, vision_window_s=4, text_window_s=6, text_sink=4, text_window=6
+    ),
     "streamforest": StreamForestMemory(short_frames=3, split_window=2, event_tokens=4, quota=12),
     "streamforest_lazy": StreamForestMemory(short_frames=3, split_window=2, event_tokens=4, quota=12, mode="lazy"),
     "dispider": DispiderMemory(),
@@ -54,7 +56,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 PRUNERS: dict[str, Pruner] = {
     "none": NoPruner(),
-    "stc": STCPruner(keep_ratio=0.5, window=3),
+    "stc": STCPruner(keep_ratio=0.5, window=2),
     "vidcom2": VidCom2Pruner(keep_ratio=0.5, window_frames=3),
     "dycoke": DyCokePruner(keep_ratio=0.5),
 }
@@ -65,9 +67,10 @@ CACHER = STCCacher(interval=3, update_ratio=0.3)
 
 CHOICE = Question("choice", 3.0, "What moves?", ("a dot", "a square", "a line"), "B")
 OPEN = Question("open", 5.0, "What is there to see?")
-ASKED_AFTER = {7: OPEN, 11: CHOICE}
-"""Frames after which questions come: with odd numbers a frame waits for its partner where a tower takes pairs, and
-pruners that look at three or four frames together have some of them, whether frames are paired or not."""
+ASKED_AFTER = {5: CHOICE, 7: OPEN, 11: CHOICE}
+"""Frames after which questions come, also in the middle of a turn and of a clip. With odd numbers a frame waits for its
+partner where a tower takes pairs, and pruners that look at three or four frames together have some of them, whether
+frames are paired or not."""
 SECONDS_A_FRAME = 0.5
 
 
