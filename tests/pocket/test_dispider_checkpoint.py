@@ -22,8 +22,8 @@ from stc_lab.pocket.decisions import (
     watch_stream,
     with_interval,
 )
-from stc_lab.pocket.world.codec import coded_frames
 from stc_lab.pocket.world.questions import sample_questions
+from stc_lab.pocket.world.render import coded_frames
 from stc_lab.pruners.stc import STCPruner
 from stc_lab.types import Decision, Question
 

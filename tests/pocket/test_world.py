@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from stc_lab.pocket.dataset import LONG_S, SHORT_S, ensure_streams, held_out_script
-from stc_lab.pocket.world.codec import codec_like, write_video
 from stc_lab.pocket.world.labels import BACKGROUND, CLUTTER, cell_labels
 from stc_lab.pocket.world.questions import ASK_DELAY_S, FAMILIES, sample_questions, times_so_far
-from stc_lab.pocket.world.render import Renderer, shape_mask
+from stc_lab.pocket.world.render import Renderer, codec_like, shape_mask, write_video
 from stc_lab.pocket.world.script import MIN_DISTANCE_PX, Script, Track, sample_script
 from stc_lab.pocket.world.vocabulary import COLORS, IMAGE_SIZE, SHAPES
 

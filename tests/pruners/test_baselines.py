@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from stc_lab.pruners.base import even_grid, even_rows
 from stc_lab.pruners.downsample import DownsamplePruner
 from stc_lab.pruners.magnitude import MagnitudePruner
 from stc_lab.pruners.random import RandomPruner
 from stc_lab.pruners.recent import RecentPruner
-from stc_lab.pruners.spacing import even_grid, even_rows
 from stc_lab.pruners.uniform import UniformPruner
 from stc_lab.types import VisualTokens
 

@@ -9,7 +9,7 @@ import torch
 from pruner_streams import compress
 from safetensors.torch import load_file
 
-from stc_lab.pruners.spacing import apportion
+from stc_lab.pruners.base import apportion
 from stc_lab.pruners.vidcom2 import VidCom2Pruner, closeness, quiet_channels
 from stc_lab.types import VisualTokens
 

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from stc_lab.api import open_session
 from stc_lab.backbones.checkpoints import POCKET_ROOT
 from stc_lab.backbones.dispider import Dispider
-from stc_lab.backbones.dispider.compressor import CLIP_TEXT
 from stc_lab.backbones.dispider.model import after_video, before_video
-from stc_lab.backbones.dispider.networks import DispiderModel
+from stc_lab.backbones.dispider.networks import CLIP_TEXT, DispiderModel
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.tokenizer import build_tokenizer

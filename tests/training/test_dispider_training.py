@@ -14,10 +14,9 @@ from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.model import DispiderVideoModel
 from stc_lab.cachers.none import NoCacher
 from stc_lab.memories.dispider import DispiderMemory, Judgement, streaming_sequence
-from stc_lab.pocket.world.clip_labels import WATCHED, States, follow_watch, relevant_clips, sample_watches
-from stc_lab.pocket.world.codec import coded_frames
-from stc_lab.pocket.world.labels import BACKGROUND
+from stc_lab.pocket.world.labels import BACKGROUND, WATCHED, States, follow_watch, relevant_clips, sample_watches
 from stc_lab.pocket.world.questions import PocketQuestion
+from stc_lab.pocket.world.render import coded_frames
 from stc_lab.pocket.world.script import Script, Track, sample_script
 from stc_lab.pruners.none import NoPruner
 from stc_lab.training import recipes

@@ -15,8 +15,8 @@ from stc_lab.backbones.streamforest.model import BEFORE_VIDEO, StreamForestVideo
 from stc_lab.cachers.none import NoCacher
 from stc_lab.memories.base import PruneOnRead, Query
 from stc_lab.memories.streamforest import ForestSizes, StreamForestMemory, time_message, unit_pruner
-from stc_lab.pocket.world.codec import coded_frames
 from stc_lab.pocket.world.questions import PocketQuestion
+from stc_lab.pocket.world.render import coded_frames
 from stc_lab.pocket.world.script import sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 from stc_lab.pruners.none import NoPruner

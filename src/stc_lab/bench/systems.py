@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stc_lab.backbones.checkpoints import POCKET_ROOT
-from stc_lab.backbones.dispider.compressor import Compressor
-from stc_lab.backbones.dispider.networks import projector
+from stc_lab.backbones.dispider.networks import Compressor, projector
 from stc_lab.bench.rows import Row
 from stc_lab.bench.sizes import BackboneSize, random_decoder
 from stc_lab.bench.steps import NONE, Cost, FillingDecoder, Lane, Part, TimedDecoder, random_tokens, step_rows

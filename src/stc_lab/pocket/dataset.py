@@ -7,9 +7,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from stc_lab.pocket.world.codec import write_video
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions
-from stc_lab.pocket.world.render import Renderer
+from stc_lab.pocket.world.render import Renderer, write_video
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.types import Question, Stream
 

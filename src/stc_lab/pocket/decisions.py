@@ -24,8 +24,8 @@ from stc_lab.cachers import NoCacher, STCCacher
 from stc_lab.cachers.base import Cacher
 from stc_lab.memories.dispider import DispiderMemory
 from stc_lab.pocket.dataset import held_out_script
-from stc_lab.pocket.world.clip_labels import ABSENT, WATCHED, States, is_time
-from stc_lab.pocket.world.codec import coded_frames
+from stc_lab.pocket.world.labels import ABSENT, WATCHED, States, is_time
+from stc_lab.pocket.world.render import coded_frames
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, NATIVE_FPS, SHAPES
 from stc_lab.pruners import NoPruner

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stc_lab.pruners.base import FrameContext, Pruner, precise
-from stc_lab.pruners.spacing import even_grid, even_rows
+from stc_lab.pruners.base import FrameContext, Pruner, even_grid, even_rows, precise
 from stc_lab.types import VisualTokens
 
 

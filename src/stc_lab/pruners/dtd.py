@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.base import FrameContext, ScorePruner, precise
-from stc_lab.pruners.spacing import apportion, spread
+from stc_lab.pruners.base import FrameContext, ScorePruner, apportion, precise, spread
 from stc_lab.types import VisualTokens
 
 

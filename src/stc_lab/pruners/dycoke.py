@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.base import FrameContext, Pruner, precise
-from stc_lab.pruners.spacing import spread
+from stc_lab.pruners.base import FrameContext, Pruner, precise, spread
 from stc_lab.types import VisualTokens
 
 COMPARED_WITH = (None, 0, 0, 2)

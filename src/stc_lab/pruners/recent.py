@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stc_lab.pruners.base import FrameContext, Pruner
-from stc_lab.pruners.spacing import spread
+from stc_lab.pruners.base import FrameContext, Pruner, spread
 from stc_lab.types import VisualTokens
 
 

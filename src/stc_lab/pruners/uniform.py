@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.pruners.base import FrameContext, FramePruner
-from stc_lab.pruners.spacing import even_grid
+from stc_lab.pruners.base import FrameContext, FramePruner, even_grid
 
 
 @dataclass(frozen=True, kw_only=True)

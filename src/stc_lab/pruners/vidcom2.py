@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import ScorePruner
-from stc_lab.pruners.spacing import apportion
+from stc_lab.pruners.base import ScorePruner, apportion
 
 KERNEL_VARIANCES = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 

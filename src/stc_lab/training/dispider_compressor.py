@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from stc_lab.backbones.dispider.compressor import CLIP_TEXT
-from stc_lab.backbones.dispider.networks import DispiderModel
+from stc_lab.backbones.dispider.networks import CLIP_TEXT, DispiderModel
 from stc_lab.memories.dispider import (
     ANSWERED,
     QUESTION,
@@ -24,8 +23,7 @@ from stc_lab.memories.dispider import (
     question_sequence,
     streaming_sequence,
 )
-from stc_lab.pocket.world.clip_labels import ABSENT, States, Watch, relevant_clips, sample_watches
-from stc_lab.pocket.world.labels import BACKGROUND
+from stc_lab.pocket.world.labels import ABSENT, BACKGROUND, States, Watch, relevant_clips, sample_watches
 from stc_lab.pocket.world.questions import PocketQuestion, sample_questions
 from stc_lab.pocket.world.script import Script
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, CORNERS, SHAPES

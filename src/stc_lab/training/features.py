@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from stc_lab.backbones.dispider.networks import mix
-from stc_lab.pocket.world.codec import coded_frames
 from stc_lab.pocket.world.labels import CellLabels, cell_labels
-from stc_lab.pocket.world.render import Renderer
+from stc_lab.pocket.world.render import Renderer, coded_frames
 from stc_lab.pocket.world.script import Script, sample_script
 from stc_lab.pocket.world.vocabulary import NATIVE_FPS
 from stc_lab.training.codes import PairLabels

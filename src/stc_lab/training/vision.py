@@ -18,9 +18,8 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 from stc_lab.backbones.dispider.checkpoint import SquarePreprocessor
 from stc_lab.backbones.dispider.networks import DispiderModel, mix
 from stc_lab.backbones.qwen_vl.checkpoint import PairPreprocessor
-from stc_lab.pocket.world.codec import codec_like
 from stc_lab.pocket.world.labels import BACKGROUND, NUM_COLORS, NUM_KINDS, CellLabels, cell_labels
-from stc_lab.pocket.world.render import Renderer
+from stc_lab.pocket.world.render import Renderer, codec_like
 from stc_lab.pocket.world.script import Script, Track
 from stc_lab.pocket.world.vocabulary import COLOR_NAMES, IMAGE_SIZE, SHAPES
 from stc_lab.training.codes import PairCode, PairLabels, VisualCode

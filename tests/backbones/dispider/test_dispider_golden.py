@@ -15,9 +15,8 @@ from torch import Tensor
 from stc_lab.api import open_session
 from stc_lab.backbones.dispider import Dispider
 from stc_lab.backbones.dispider.checkpoint import square
-from stc_lab.backbones.dispider.compressor import CLIP_TEXT
 from stc_lab.backbones.dispider.model import DispiderVideoModel, after_video, before_video
-from stc_lab.backbones.dispider.networks import mix, pool
+from stc_lab.backbones.dispider.networks import CLIP_TEXT, mix, pool
 from stc_lab.cachers.none import NoCacher
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.language.context import generate

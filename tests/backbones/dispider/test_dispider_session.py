@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lab.backbones.dispider.compressor import Compressor
+from stc_lab.backbones.dispider.networks import Compressor
 from stc_lab.cachers.none import NoCacher
 from stc_lab.cachers.stc import STCCacher
 from stc_lab.pruners.dycoke import DyCokePruner

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from stc_lab.backbones.base import Backbone, VideoModel
 from stc_lab.backbones.dispider.checkpoint import LoadedDispider, load_dispider
-from stc_lab.backbones.dispider.compressor import Compressor
-from stc_lab.backbones.dispider.networks import mix, read_sizes
+from stc_lab.backbones.dispider.networks import Compressor, mix, read_sizes
 from stc_lab.backbones.dispider.trigger import DispiderTrigger
 from stc_lab.backbones.llava_onevision import question_body
 from stc_lab.language import TextDecoder

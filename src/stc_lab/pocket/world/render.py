@@ -1,13 +1,16 @@
-"""Pictures of a script: textured ground, saturated static clutter, moving shapes, sensor noise."""
+"""Frames of a script: drawn, and coded as a video would code them."""
 
 from __future__ import annotations
 
+import tempfile
 from functools import lru_cache
+from pathlib import Path
 
+import av
 import numpy as np
 
 from stc_lab.pocket.world.script import Script, Track
-from stc_lab.pocket.world.vocabulary import COLOR_NAMES, COLORS, IMAGE_SIZE, SHAPES
+from stc_lab.pocket.world.vocabulary import COLOR_NAMES, COLORS, IMAGE_SIZE, NATIVE_FPS, SHAPES
 
 CANVAS = IMAGE_SIZE + 48
 TOP = (CANVAS - IMAGE_SIZE) // 2
@@ -144,3 +147,34 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return np.minimum(abs(x + y), abs(x - y)) < 0.42
         case _:
             return (y < 0.92) & (y > 2.0 * abs(x) - 1.0)
+
+
+def write_video(renderer: Renderer, path: Path, fps: int = NATIVE_FPS, crf: int = 20) -> None:
+    """Encode the whole script as h264 (yuv420p, one thread, so that a given encoder build repeats itself)."""
+    script = renderer.script
+    with av.open(str(path), "w", format="mp4") as container:
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.pix_fmt = "yuv420p"
+        first = renderer.frame(0.0)
+        stream.height, stream.width = first.shape[:2]
+        for index in range(script.duration_s * fps):
+            picture = av.VideoFrame.from_ndarray(renderer.frame(index / fps), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def coded_frames(script: Script) -> list[np.ndarray]:
+    """All frames of a stream, uint8 [H, W, 3] each, as they come back from h264."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(Renderer(script), Path(file.name))
+        with av.open(file.name) as container:
+            return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def codec_like(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Chroma at half resolution and coarse luma: uint8 [F, H, W, 3] to the same."""
+    f, h, w, c = images.shape
+    luma = np.round(images.mean(axis=-1, dtype=np.float32, keepdims=True) / (step := rng.uniform(2.0, 8.0))) * step
+    chroma = (images - luma).reshape(f, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    return np.clip(luma + chroma.repeat(2, axis=1).repeat(2, axis=2), 0, 255).astype(np.uint8)
