@@ -40,6 +40,7 @@ def probe(tower: VisionTower, needs: Collection[str], grid: tuple[int, int], dev
         pixels = pixels.normal_(generator=torch.Generator().manual_seed(seed))
         probing = TokenSaliency(needs)
         view = probing.view(tower)
+        # Recorded while the tower runs; measured is what the pruner asks afterwards.
         encoded = NoCacher().run(view, tower.embed(pixels.to(device)), None)
         (saliency,) = probing.collect(encoded.traces)
         times.append(time_ms(device, lambda saliency=saliency: readings.append(saliency.read(grid))))

@@ -81,6 +81,7 @@ def saved_shares(uncompressed_ms: Sequence[float], compressed_ms: Sequence[float
 
 def quartiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Lower and upper quartile."""
+    # The middle half, which a few disturbed measurements do not move.
     low, high = np.percentile(values, (25, 75))
     return float(low), float(high)
 

@@ -34,6 +34,7 @@ class StageTimer:
         """Time the block under ``name``; it counts also when the block raises. Stages must not nest."""
         if self._open is not None:
             raise RuntimeError(f"stage '{name}' entered inside stage '{self._open}': stages must not nest")
+        # On a GPU an event goes into the stream; the host does not wait.
         self._open, self._started = name, self._tick()
         try:
             yield
@@ -44,6 +45,7 @@ class StageTimer:
     @contextmanager
     def attribute_to(self, name: str) -> Iterator[None]:
         """Inside a stage: time the block under ``name`` instead. Outside of any it is ``stage``."""
+        # The outer stage pauses and goes on behind the block.
         outer, self._open = self._open, None
         if outer is not None:
             self._add(outer, self._started)

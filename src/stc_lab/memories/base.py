@@ -165,6 +165,7 @@ class Memory(ABC):
     def check(self, facts: ModelFacts, cacher: Cacher, pruner: Pruner) -> None:
         """Raise ``ValueError`` where these cannot work together, naming field, value and fix; loads nothing."""
         missing = sorted(need for need in self.needs if need not in facts.offers)
+        # What the model cannot give is refused before anything loads.
         if missing:
             wanted = ", ".join(NEEDS.get(need, need) for need in missing)
             raise ValueError(f"memory={self.name}: needs {wanted}, not in backbone.checkpoint={facts.checkpoint}")

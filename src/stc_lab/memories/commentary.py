@@ -73,6 +73,7 @@ class SpeakingState(MemoryState):
         flops = []
         for frame in frames:
             self.waiting.append(frame)
+            # Patches that wait for their turn cost nothing yet.
             flops.append(self.take_turn() if self.is_turn() else 0)
         return flops
 
@@ -98,6 +99,7 @@ class SpeakingState(MemoryState):
 
     def note(self, frames: Sequence[VisualTokens], generated: Generated, flops: int) -> None:
         """Keep a comment on ``frames`` until it is taken."""
+        # Silence is a token of its own, and no word.
         text = self.model.text([token for token in generated.ids if token != self.model.silence_id])
         self._lines.append(TimedText(frames[0].start_s, frames[-1].stop_s, text))
         self._line_flops += flops

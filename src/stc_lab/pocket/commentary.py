@@ -56,6 +56,7 @@ def parse(text: str) -> tuple[Event, ...] | None:
     """What a line says, ``None`` where it is no line of the pocket world."""
     words, events = text.split(), []
     while words:
+        # A line is a chain of events: [colour] shape [verb] [corner or colour].
         color = words.pop(0) if words[0] in COLOR_NAMES else ""
         if not words or (shape := words.pop(0)) not in SHAPES or not words:
             return None
@@ -85,6 +86,7 @@ def events_said(events: Sequence[Event], lines: Sequence[Spoken], first_s: float
     """Which of the events were said at most ``LATEST_S`` after they happened (or after ``first_s``, the first turn)."""
 
     def was_said(event: Event) -> bool:
+        # What happens before the first turn can be said with it at the earliest.
         latest_s = max(event.time_s, first_s) + LATEST_S
         in_time = [line for line in lines if event.time_s <= line.time_s <= latest_s]
         return any(_same(event, said) for line in in_time for said in line.events or ())
@@ -129,6 +131,7 @@ def measure(model, split: str, num_streams: int, fps: float, cacher, pruner, roo
         commentary = comment(model, stream.video, fps, cacher, pruner)
         lines, script = spoken_lines(commentary, fps), held_out_script(split, index)
         events = truth(script, commentary[-1].stop_s - 1 / fps)
+        # Recall of what happened, and precision of what was said.
         said += (hits := events_said(events, lines, commentary[0].stop_s - 1 / fps))
         true += (right := lines_true(events, lines))
         said_in += [stream.stream_id] * len(hits)

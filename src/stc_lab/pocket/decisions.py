@@ -58,6 +58,7 @@ class Watched:
 
     def judge(self, stream: str, decision: Decision) -> None:
         """Take down the next decision."""
+        # What is known at the end of this clip, and not later.
         so_far = self.answers[: len(self.judged) + 1]
         first = so_far[-1] != ABSENT and bool((so_far[:-1] == ABSENT).all())
         due = is_time(so_far, self.last)
@@ -78,6 +79,7 @@ def watch_stream(model: VideoModel, script: Script, name: str, cacher: Cacher | 
             watched[question.question_id] = Watched(question, states.answers(task, subject)[size - 1 :: size])
     for each in watched.values():
         session.watch(each.question)
+    # One frame a second, with the losses of a coded video.
     frames = coded_frames(script)[::NATIVE_FPS]
     for report in session.push(frames, list(map(float, range(len(frames))))):
         for decision in report.decisions:
@@ -89,6 +91,7 @@ def watch_stream(model: VideoModel, script: Script, name: str, cacher: Cacher | 
 def auc(scores: np.ndarray, is_time: np.ndarray) -> float:
     """How often a decision to be made scores higher than one not to be made; ties count half."""
     num_true = is_time.sum()
+    # The rank-sum statistic; mean ranks count ties half.
     above = rankdata(scores)[is_time].sum() - num_true * (num_true + 1) / 2
     return float(above / (num_true * (~is_time).sum()))
 
@@ -102,6 +105,7 @@ def with_interval(metric, judged: Sequence[ScoredDecision], seed: int = 0) -> tu
     """A metric of (scores, is_time) with its 95 % interval from resampled streams."""
     names, scores = np.array([j.stream for j in judged]), np.array([j.score for j in judged])
     labels = np.array([j.is_time for j in judged])
+    # Decisions of one stream hang together: streams are drawn, not decisions.
     rows = [np.flatnonzero(names == name) for name in np.unique(names)]
     rng, values = np.random.default_rng(seed), []
     for _ in range(NUM_RESAMPLES):

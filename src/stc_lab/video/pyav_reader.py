@@ -26,6 +26,7 @@ class PyAVReader:
     def __init__(self, path: Path) -> None:
         self._opened = open_container(path)
         stream = self._opened.stream
+        # Decoding must not take cores from the model that is measured.
         stream.codec_context.thread_count = 1
         self.info: VideoInfo = describe(self._opened, reader="pyav")
         self.time_base: Fraction = stream.time_base
@@ -47,6 +48,7 @@ class PyAVReader:
 
     def pixels(self, frame: TimedFrame) -> np.ndarray:
         """Pixels at the size and rotation of the first frame, whatever the stream changes to later."""
+        # Size as displayed; the picture lies as it was stored.
         quarter_turns = _quarter_turns(frame.image)
         width, height = self.info.width, self.info.height
         if quarter_turns % 2:
@@ -76,6 +78,7 @@ class PyAVReader:
         except (av.error.FFmpegError, OSError) as error:
             self._fail(num_frames, plain_text(error))
             return
+        # A file without its end may decode without an error.
         if self._opened.cut_off and num_packets < (self._opened.stream.frames or math.inf):
             self._fail(num_frames, "the file is cut off")
 

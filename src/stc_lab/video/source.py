@@ -83,6 +83,7 @@ class FrameSource:
         self.close()
 
     def _next(self) -> SampledFrame | None:
+        # A file that broke once stays broken: the reason is told again.
         if self._failure is not None:
             raise self._failure
         try:
@@ -129,10 +130,12 @@ def open_video(
     if in_process:
         file, own_process = Decoder(path, reader, fps), None
     else:
+        # A decoder that hangs or dies takes its own process with it, not this one.
         own_process = DecoderProcess() if process is None else None
         file = _open_remote(process or own_process, path, reader, fps, timeout_s, close_on_error=process is None)
     fallback = file.info.fallback
     if fallback is not None:
+        # Each reason is a warning once, then a note.
         is_news = process is None or process.is_news(fallback)
         log.log(logging.WARNING if is_news else logging.INFO, "%s: read with PyAV, not decord: %s", path, fallback)
     return FrameSource(file, fps, own_process)

@@ -259,6 +259,7 @@ class Compressor:
         tokens = mixed.flatten(0, 1)
         means = (pool(mixed, self._pool_num), tokens.mean(dim=0, keepdim=True))
         if prune:
+            # A variant of the lab: the small model leaves out what the pruner dropped.
             tokens = torch.cat([frame.mixed[frame.kept.positions] for frame in frames])
         visual = self._project(torch.cat((tokens, *means)))
         # 2. One pass, of which the states at the means are kept.

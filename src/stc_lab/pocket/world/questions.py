@@ -172,6 +172,7 @@ def come_so_far(rng, script, t) -> Asked:
 
 def _number(text: str, count: int, rng: np.random.Generator) -> Asked:
     """Four neighbouring numbers around ``count``, which stands in any place among them."""
+    # The right number stands at any place among four neighbours, so that its size tells nothing.
     low = max(1, count - int(rng.integers(4)))
     low = min(low, len(NUMBERS) - 3)
     return text, str(count), [n for n in NUMBERS[low - 1 : low + 3] if n != str(count)]
@@ -197,10 +198,12 @@ def sample_questions(
     Within a family every task is tried as often as its ``emphasis`` (1 where not given); training leans on the hard.
     """
     rng = np.random.default_rng([script.seed, script.duration_s, 2, split_seed])
+    # Families and letters in turn: neither can be guessed from the rest.
     groups = [families[i % len(families)] for i in range(num_questions)]
     letters = np.concatenate([rng.permutation(4) for _ in range(num_questions // 4 + 1)])
     questions, asked = [], set()
     for group, letter in zip(groups, letters, strict=False):
+        # Not every question can be asked of every moment; one that was asked already is no news.
         for _ in range(40):
             question = _try(rng, script, group, int(letter), first_s, emphasis)
             if question is not None and (key := (question.time_s, question.text)) not in asked:
@@ -220,6 +223,7 @@ def _try(
     if not asked or len(asked[2]) < 3:
         return None
     text, right, wrong = asked
+    # Three wrong options in any order, the right one at the letter whose turn it is.
     options = [str(w) for w in rng.permutation(wrong)[:3]]
     options.insert(letter, right)
     return PocketQuestion(time_s, text, tuple(options), LETTERS[letter], asker.__name__, group)

@@ -69,6 +69,7 @@ def sample_script(seed: int, duration_s: int) -> Script:
     """Draw a stream of ``duration_s`` seconds; the same arguments give the same stream."""
     rng = np.random.default_rng([seed, duration_s])
     num_objects = int(rng.integers(3, 6) if duration_s <= 16 else rng.integers(4, 7))
+    # Every shape comes at most once, so that a question can name it.
     shapes = [str(s) for s in rng.permutation(SHAPES)]
     tracks: list[Track] = []
     for shape in shapes[:num_objects]:
@@ -89,6 +90,7 @@ def sample_script(seed: int, duration_s: int) -> Script:
 def _place(rng: np.random.Generator, shape: str, duration_s: int, others: list[Track]) -> Track | None:
     """A track that never comes too close to the others nor shares their colour while both are there."""
     for _ in range(60):
+        # Drawn again until it collides with none of the others.
         visible = _visibility(rng, duration_s)
         track = Track(
             shape=shape,
@@ -105,6 +107,7 @@ def _place(rng: np.random.Generator, shape: str, duration_s: int, others: list[T
 def _visibility(rng: np.random.Generator, duration_s: int) -> tuple[tuple[float, float], ...]:
     end = duration_s + 1.0
     kind = str(rng.choice(KINDS, p=KIND_WEIGHTS))
+    # Changes happen at half seconds, never at the moment of a sampled frame.
     early, late = duration_s // 6 + 1, duration_s - 2
     first = float(rng.integers(early, late)) + 0.5
     match kind:
@@ -146,6 +149,7 @@ def _colors(rng: np.random.Generator, visible: tuple, duration_s: int) -> tuple[
 def _path(rng: np.random.Generator, visible: tuple, duration_s: int) -> tuple[tuple[float, float, float], ...]:
     x, y = _spot(rng)
     start, stop = visible[0][0], min(visible[-1][1], duration_s)
+    # Four in ten of those that stay long enough move to another corner.
     if stop - start < 5 or rng.random() > 0.4:
         return ((0.0, x, y),)
     depart = float(rng.integers(int(start) + 1, int(stop) - 3)) + 0.5
@@ -175,6 +179,7 @@ def _fits(track: Track, others: list[Track], duration_s: int) -> bool:
         for other in others:
             if not other.is_visible(time_s):
                 continue
+            # Two of one colour could not be told apart by a question.
             if other.color(time_s) == track.color(time_s):
                 return False
             x2, y2 = other.position(time_s)

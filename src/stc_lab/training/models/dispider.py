@@ -101,6 +101,7 @@ def warm_start(model: DispiderModel, weights: Mapping[str, Tensor]) -> None:
     for text in (model.language.model, model.compressor["model"]):
         for name, tensor in text.state_dict().items():
             _copy_rows(tensor, weights[f"language_model.model.{name}"])
+    # The official key layout, or that of a folder saved by transformers 5.
     root = "vision_tower.vision_model."
     if not any(name.startswith(root) for name in weights):
         root = "vision_tower."
@@ -130,6 +131,7 @@ def _start_patches(embeddings: nn.Module, weights: Mapping[str, Tensor], root: s
     embeddings.patch_embedding.weight.copy_(weights[f"{root}patch_embedding.weight"])
     table = weights[f"{root}position_embedding.weight"]
     side, new_side = round(len(table) ** 0.5), round((embeddings.num_positions - 1) ** 0.5)
+    # The position table of the trained grid, stretched.
     grid = table.T.view(1, -1, side, side)
     stretched = interpolate(grid, size=(new_side, new_side), mode="bicubic", align_corners=False)
     positions = embeddings.position_embedding.weight[1:]
@@ -140,6 +142,7 @@ def _start_projector(projector: nn.Sequential, weights: Mapping[str, Tensor]) ->
     """The trained projector took one patch; here it takes the mean of four."""
     for index, layer in ((0, "linear_1"), (2, "linear_2")):
         trained = weights[f"multi_modal_projector.{layer}.weight"]
+        # Four patches side by side, each with a quarter of the weight: their mean.
         copies = projector[index].in_features // trained.shape[1]
         projector[index].weight.copy_(trained.repeat(1, copies) / copies)
         projector[index].bias.copy_(weights[f"multi_modal_projector.{layer}.bias"])
