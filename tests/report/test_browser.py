@@ -66,6 +66,12 @@ def shown(browser, column: int) -> list[str]:
     return browser.execute_script(script, column)
 
 
+def headings(browser) -> list[str]:
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#runs thead th')].map(th => th.textContent.trim())"
+    )
+
+
 def click_heading(browser, title: str) -> None:
     script = """[...document.querySelectorAll("#runs th button")].find(b => b.textContent === arguments[0]).click()"""
     browser.execute_script(script, title)
@@ -94,7 +100,8 @@ def test_figures_are_drawn(page) -> None:
 
 
 def test_sort(page) -> None:
-    for title, column in (("frame ms", 5), ("tokens per frame", 2)):
+    for title in ("frame ms", "tokens per frame"):
+        column = headings(page).index(title)
         click_heading(page, title)
         rising = [float(text) for text in shown(page, column)]
         assert rising == sorted(rising) and rising[0] < rising[-1]
