@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POCKET_ROOT = Path(__file__).resolve().parents[1] / "pocket" / "checkpoints"
+PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 LAB_FILE = "stc_lab.json"
 """Optional file of a checkpoint folder with sizes that suit it: ``{"rekv": {"n_local": 3136, "topk": 16}}``."""
 
@@ -173,10 +175,44 @@ def require_fit(name: str, **problems: Iterable[object]) -> None:
         raise ValueError(f"backbone.checkpoint={name}: weights do not fit the model; {'; '.join(found)}")
 
 
-def require_all_weights(name: str, info: dict) -> None:
-    """:func:`require_fit` for the loading report ``info`` of transformers."""
+def pretrained(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A frozen model on the CPU in ``dtype``, and its tokenizer, from a folder as Hugging Face saves it; no network.
+
+    Raises ``ValueError`` when weights are missing or left over.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    # A trainer may have set another default device; the model is moved as a whole afterwards.
+    with torch.device("cpu"), no_progress_bar():
+        model, info = model_class.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    # Nothing is left at random, and nothing of the file is left over.
     kinds = ("missing", "unexpected", "mismatched")
-    require_fit(name, **{kind: info.get(f"{kind}_keys") or () for kind in kinds})
+    require_fit(checkpoint.name, **{kind: info.get(f"{kind}_keys") or () for kind in kinds})
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def processor_config(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    """Constants of the video processor, or of the image processor where there is no other, and what to call it.
+
+    Raises ``ValueError`` where there is neither.
+    """
+    config = checkpoint.json(*PROCESSOR_FILES)
+    if config is None:
+        raise ValueError(
+            f"backbone.checkpoint={checkpoint.name}: none of {', '.join(PROCESSOR_FILES)} found in {checkpoint.folder}"
+        )
+    return config, f"processor of {checkpoint.name}"
 
 
 def stop_ids_of(*named: int | list[int] | tuple[int, ...] | None) -> frozenset[int]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from stc_lab.backbones.base import Backbone, VideoModel
 from stc_lab.backbones.checkpoints import (
     Checkpoint,
-    no_progress_bar,
-    require_all_weights,
+    pretrained,
+    processor_config,
     stop_ids_of,
 )
 from stc_lab.language.chat import LoadedText
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
 MODEL_TYPE = "llava_onevision"
-PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 # The prompt of ReKV's released code on these checkpoints, spaces included.
 INIT = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
@@ -186,36 +185,14 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedLlava:
 
     Raises ``ValueError`` when weights are missing or left over, or when the processor is of another kind.
     """
-    from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+    from transformers import LlavaOnevisionForConditionalGeneration
 
-    preprocessor = _preprocessor(checkpoint)
-    # A trainer may have set another default device; the model is moved as a whole afterwards.
-    with torch.device("cpu"), no_progress_bar():
-        model, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    require_all_weights(checkpoint.name, info)
+    preprocessor = FramePreprocessor.from_config(*processor_config(checkpoint))
+    model, tokenizer = pretrained(checkpoint, LlavaOnevisionForConditionalGeneration, dtype)
     if model.config.vision_feature_select_strategy != "full":
         strategy = model.config.vision_feature_select_strategy
         raise ValueError(f"{checkpoint.folder}: vision_feature_select_strategy={strategy} is not supported, only full")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    model.eval().requires_grad_(False)
     ends = stop_ids_of(
         model.generation_config.eos_token_id, model.config.text_config.eos_token_id, tokenizer.eos_token_id
     )
     return LoadedLlava(model, tokenizer, preprocessor, ends)
-
-
-def _preprocessor(checkpoint: Checkpoint) -> FramePreprocessor:
-    """Constants of the video processor, or of the image processor where there is no other."""
-    config = checkpoint.json(*PROCESSOR_FILES)
-    if config is None:
-        raise ValueError(
-            f"backbone.checkpoint={checkpoint.name}: none of {', '.join(PROCESSOR_FILES)} found in {checkpoint.folder}"
-        )
-    return FramePreprocessor.from_config(config, source=f"processor of {checkpoint.name}")

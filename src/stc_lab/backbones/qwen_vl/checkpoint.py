@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 
 from stc_lab.backbones.checkpoints import (
     Checkpoint,
-    no_progress_bar,
-    require_all_weights,
+    pretrained,
+    processor_config,
     stop_ids_of,
 )
 from stc_lab.language.chat import ELLIPSIS, IM_END, IM_START, VIDEO_PAD, VISION_END, VISION_START, LoadedText
@@ -24,7 +24,6 @@ from stc_lab.vision.qwen import MERGE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 MARKERS = (IM_START, IM_END, VISION_START, VISION_END, VIDEO_PAD)
 BICUBIC = 3
 MAX_ASPECT = 200
@@ -63,23 +62,12 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedQwen:
     Raises ``ValueError`` when weights are missing or left over, when the processor is of another kind, or when the
     tokenizer has no chat and vision markers.
     """
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
     classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
-    # A trainer may have set another default device; the model is moved as a whole afterwards.
-    with torch.device("cpu"), no_progress_bar():
-        model, info = classes[checkpoint.json("config.json")["model_type"]].from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    # Nothing is left at random, and nothing of the file is left over.
-    require_all_weights(checkpoint.name, info)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    model.eval().requires_grad_(False)
+    model, tokenizer = pretrained(checkpoint, classes[checkpoint.json("config.json")["model_type"]], dtype)
+    config, source = processor_config(checkpoint)
+    vision = model.config.vision_config
     markers = _marker_ids(checkpoint, tokenizer)
     ends = stop_ids_of(
         model.generation_config.eos_token_id,
@@ -90,7 +78,7 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> LoadedQwen:
     return LoadedQwen(
         model=model,
         tokenizer=tokenizer,
-        preprocessor=_preprocessor(checkpoint, model.config.vision_config),
+        preprocessor=PairPreprocessor.from_config(config, vision.patch_size, vision.temporal_patch_size, source),
         stop_ids=ends,
         im_end_id=markers[IM_END],
         video_id=markers[VIDEO_PAD],
@@ -104,16 +92,6 @@ def _marker_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> d
     if missing:
         raise ValueError(f"backbone.checkpoint={checkpoint.name}: its tokenizer has no {', '.join(missing)}")
     return {marker: vocabulary[marker] for marker in MARKERS}
-
-
-def _preprocessor(checkpoint: Checkpoint, vision: Any) -> PairPreprocessor:
-    config = checkpoint.json(*PROCESSOR_FILES)
-    if config is None:
-        raise ValueError(
-            f"backbone.checkpoint={checkpoint.name}: none of {', '.join(PROCESSOR_FILES)} found in {checkpoint.folder}"
-        )
-    source = f"processor of {checkpoint.name}"
-    return PairPreprocessor.from_config(config, vision.patch_size, vision.temporal_patch_size, source)
 
 
 @dataclass(frozen=True)
