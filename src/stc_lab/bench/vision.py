@@ -74,7 +74,7 @@ class MethodRun:
         return 1 - sum(run.flops for run in self._runs) / sum(run.dense_flops for run in self._runs)
 
     def overhead_ms(self, device: torch.device) -> float | None:
-        """See :meth:`SliceRun.overhead_ms`, for all layers."""
+        """The method's own work on a frame that is not computed in full, for all layers; ``None`` without one."""
         parts = [run.overhead_ms(device) for run in self._runs]
         if any(own_ms is None for own_ms in parts):
             return None

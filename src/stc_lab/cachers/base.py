@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
 from typing import Any, ClassVar
 
 import torch
@@ -99,16 +98,6 @@ class Cacher(ABC):
     def flops(self, facts: TowerFacts, trace: FrameTrace) -> int:
         """FLOPs of the blocks for a frame that left ``trace``: two per multiply-accumulate, matrix products."""
         return vision_flops(facts)
-
-
-def share(num_tokens: int, ratio: float) -> int:
-    """``floor(ratio * num_tokens)``, undisturbed by binary fractions (0.29 of 100 is 29)."""
-    return floor(num_tokens * ratio + 1e-9)
-
-
-def precise(x: Tensor) -> Tensor:
-    """``x`` in float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dense_trace(tower: VisionTower, num_tokens: int, batch_size: int) -> FrameTrace:

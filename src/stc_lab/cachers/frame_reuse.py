@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace, precise
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
 from stc_lab.cachers.selective import length, likeness
+from stc_lab.types import precise
 from stc_lab.vision.tower import TowerFacts, VisionTower
 
 

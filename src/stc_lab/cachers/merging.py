@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.cachers.base import precise
+from stc_lab.types import precise
 
 Trend = Literal["constant", "decreasing", "increasing"]
 TRENDS: tuple[str, ...] = get_args(Trend)

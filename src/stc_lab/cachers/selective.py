@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import precise
+from stc_lab.types import precise
 from stc_lab.vision.tower import Block
 
 Feature = Literal["key", "value", "hidden"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace, precise, share
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, dense_trace
 from stc_lab.cachers.selective import (
     FEATURES,
     METRICS,
@@ -28,6 +28,7 @@ from stc_lab.cachers.selective import (
     run_reference,
     run_selective,
 )
+from stc_lab.types import precise, share
 from stc_lab.vision.tower import TowerFacts, VisionTower
 
 DEFAULT_THRESHOLD = 0.85

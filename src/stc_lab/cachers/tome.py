@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stc_lab.cachers.base import Cacher, Encoded, FrameTrace, share
+from stc_lab.cachers.base import Cacher, Encoded, FrameTrace
 from stc_lab.cachers.merging import TRENDS, Trend, exact_schedule, match, released_schedule
 from stc_lab.measure.flops import vit_block_flops
+from stc_lab.types import share
 from stc_lab.vision.tower import Block, TowerFacts, VisionTower
 
 DEFAULT_KEEP_RATIO = 0.25

@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import floor, isqrt
+from math import isqrt
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lab.types import VisualTokens
+from stc_lab.types import VisualTokens, precise, share
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Pruner(ABC):
     def num_kept(self, num_tokens: int) -> int:
         """Tokens kept of a frame of ``num_tokens``. Raises ``ValueError`` where the budget exceeds them."""
         if self.keep_ratio is not None:
-            return max(1, floor(num_tokens * self.keep_ratio + 1e-9))  # binary fractions: 0.29 of 100 is 29
+            return max(1, share(num_tokens, self.keep_ratio))
         budget = self.default_budget if self.budget is None else self.budget
         if budget > num_tokens:
             raise ValueError(
@@ -193,11 +193,6 @@ class ScorePruner(Pruner):
             frame.keep(indices[:budget].sort().values)
             for frame, indices, budget in zip(frames, order, budgets, strict=True)
         ]
-
-
-def precise(tokens: Tensor) -> Tensor:
-    """``tokens`` in float32 at least."""
-    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
 
 
 def _square_grid(num_tokens: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import FrameContext, FramePruner, precise
+from stc_lab.pruners.base import FrameContext, FramePruner
+from stc_lab.types import precise
 
 PIVOTS = ("keys", "tokens")
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stc_lab.pruners.base import FrameContext, Pruner, even_grid, even_rows, precise
-from stc_lab.types import VisualTokens
+from stc_lab.pruners.base import FrameContext, Pruner, even_grid, even_rows
+from stc_lab.types import VisualTokens, precise
 
 
 @dataclass(frozen=True, kw_only=True)

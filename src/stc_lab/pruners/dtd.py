@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.base import FrameContext, ScorePruner, apportion, precise, spread
-from stc_lab.types import VisualTokens
+from stc_lab.pruners.base import FrameContext, ScorePruner, apportion, spread
+from stc_lab.types import VisualTokens, precise
 
 
 @dataclass

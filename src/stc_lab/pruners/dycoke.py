@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from stc_lab.pruners.base import FrameContext, Pruner, precise, spread
-from stc_lab.types import VisualTokens
+from stc_lab.pruners.base import FrameContext, Pruner, spread
+from stc_lab.types import VisualTokens, precise
 
 COMPARED_WITH = (None, 0, 0, 2)
 """For each frame of a group the one that it is compared with: pairs (0, 1) and (2, 3), then their first frames."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import floor
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_lab.pruners.base import FrameContext, Pruner, precise
-from stc_lab.types import VisualTokens
+from stc_lab.pruners.base import FrameContext, Pruner
+from stc_lab.types import VisualTokens, precise, share
 
 MERGES = ("mean", "sum")
 
@@ -92,7 +91,7 @@ class VisionZipPruner(Pruner):
         return Zip(dominant, targets, others, (metric[others] @ metric[targets].T).argmax(1))
 
     def _num_contextual(self, budget: int) -> int:
-        return floor(budget * self.contextual_ratio + 1e-9)
+        return share(budget, self.contextual_ratio)
 
     def _zip(self, frame: VisualTokens, context: FrameContext) -> VisualTokens:
         plan, tokens = self.plan(context), precise(frame.tokens)

@@ -12,7 +12,6 @@ from statistics import fmean
 
 from stc_lab.benchmarks.ovobench import GROUPS
 
-TABLES = {"ovobench": 1, "streamingbench": 2, "offline": 3}
 TABLE_OF = {"ovobench": "ovobench", "streamingbench": "streamingbench"} | dict.fromkeys(
     ("egoschema", "mlvu", "videomme"), "offline"
 )

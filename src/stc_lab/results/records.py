@@ -26,7 +26,6 @@ RECORDS_FILE = "records.jsonl"
 SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
 """Schema 1 knows of no budgets but tokens per frame."""
-STATUSES = ("answered", "unanswered", "failed")
 TIMING_FIELDS = ("latency_ms", "ttft_ms", "wall_ms", "warmup", "memory")
 FRAME_TIMING_FIELDS = ("latency_ms", "num_warmup", "wait_ms", "start_ms")
 FIDELITY_FIELD = "fidelity"

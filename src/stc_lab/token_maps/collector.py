@@ -131,7 +131,7 @@ class Collector:
         self._notes: list[_Note] = []
 
     def encoded(self, pixels: np.ndarray, time_s: float, trace: FrameTrace, tower: VisionTower) -> _Note | None:
-        """See :class:`FrameSink`; of a pair the second frame is shown."""
+        """Keep what was computed of a frame, until there are enough; of a pair the second frame is shown."""
         if len(self._notes) >= self._most_frames:
             return None
         # Only what is drawn is kept: of merged patches the groups behind the last layer.
@@ -141,7 +141,7 @@ class Collector:
         return _Note(picture.copy(), time_s, replace(trace, similarity=None, groups=groups), tower)
 
     def remembered(self, note: _Note, full: VisualTokens, kept: VisualTokens | None) -> None:
-        """See :class:`FrameSink`."""
+        """Keep what the pruner left of it (``kept=None``: the memory prunes when it is read)."""
         if len(self._notes) >= self._most_frames:
             return
         facts = None

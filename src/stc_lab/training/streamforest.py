@@ -288,7 +288,7 @@ class ForestLearner(AnswerLearner):
         model.vision.requires_grad_(False)
 
     def prefix(self, batch: ViewBatch) -> tuple[Tensor, Tensor]:
-        """See :meth:`prefixes`."""
+        """The prefixes of a batch as one tensor, and how much of it every question sees."""
         return padded(self.prefixes(batch), batch.questions)
 
     def prefixes(self, batch: ViewBatch) -> list[Tensor]:
