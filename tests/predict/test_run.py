@@ -185,6 +185,25 @@ def test_failed_questions_are_asked_again_only_on_request(make_cfg: MakeCfg, tmp
     assert len(records_in(tmp_path / "run")) == 15
 
 
+def test_an_unanswered_question_is_not_asked_again(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    questions = tmp_path / "one.jsonl"
+    questions.write_text('{"video": "v0.mp4", "question": "unreadable", "options": ["x", "y"], "answer": "A"}\n')
+    run_experiment(make_cfg(dataset__questions=str(questions)), tmp_path / "run")
+    kept = (tmp_path / "run" / RECORDS_FILE).read_text()
+    summary = run_experiment(make_cfg(dataset__questions=str(questions), retry_failed=True), tmp_path / "run")
+    assert (tmp_path / "run" / RECORDS_FILE).read_text() == kept and summary["num_unanswered"] == 1
+
+
+def test_other_questions_are_another_run(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    questions = tmp_path / "one.jsonl"
+    line = '{"video": "v0.mp4", "question": "%s ?", "options": ["x", "y"], "answer": "A"}\n'
+    questions.write_text(line % "which")
+    run_experiment(make_cfg(dataset__questions=str(questions)), tmp_path / "run")
+    questions.write_text(line % "who")
+    with pytest.raises(ValueError, match="data_digest"):
+        run_experiment(make_cfg(dataset__questions=str(questions)), tmp_path / "run")
+
+
 def test_a_run_in_which_streams_fail_one_after_the_other_stops(make_cfg: MakeCfg, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="3 streams in a row failed"):
         run_experiment(make_cfg(backbone__fail_in="v"), tmp_path / "run")
