@@ -16,7 +16,7 @@ from stc_lab.cachers.base import Cacher
 from stc_lab.language.chat import LoadedText
 from stc_lab.language.decoder import TextDecoder
 from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence, sequence
-from stc_lab.memories.base import Layout, Memory, ModelFacts
+from stc_lab.memories.base import Layout, Memory, ModelFacts, require_at_least_one
 from stc_lab.memories.recent import num_to_prune
 from stc_lab.pruners.base import Pruner
 from stc_lab.triggers import Trigger
@@ -50,10 +50,7 @@ class Backbone(ABC):
     asynchronous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for field in ("max_new_tokens", *self.at_least_one):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"backbone.{field}={value}: must be at least 1")
+        require_at_least_one("backbone", self, ("max_new_tokens", *self.at_least_one))
         self.require_choice("answer_reader", self.readers)
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """The contract of a memory: frozen settings, a state per stream, and a reading per question.
 
-A memory decides what is kept of the frames and what a question sees of it. It makes no answer: it imports no model and
-no decoding loop, and gets what it needs of a model when a stream is opened.
+A memory decides what is kept of the frames and what a question sees of it. It makes no answer and
+imports no model: it gets what it needs of a model when a stream is opened.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ from stc_lab.language.sequence import Axes, Cursor, Segment, TokenSequence
 from stc_lab.measure import StageTimer
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import Question, TimedText, VisualTokens
+
+
+def require_at_least_one(group: str, settings: object, fields: Sequence[str], unit: str = "") -> None:
+    """Raise ``ValueError`` when one of these ``fields`` is given and below 1 (``unit``: words behind the number)."""
+    for field_name in fields:
+        value = getattr(settings, field_name)
+        if value is not None and value < 1:
+            raise ValueError(f"{group}.{field_name}={value}: must be at least 1{unit}")
+
 
 NEEDS = {
     "kv": "a decoder whose keys and values can be kept between frames",
@@ -216,5 +225,3 @@ class MemoryState(ABC):
 
     def close(self) -> None:
         """Let go of everything that is kept."""
-
-

@@ -12,7 +12,7 @@ import torch
 from stc_lab.language.caches.growing import EvictingStore, GrowingStore
 from stc_lab.language.context import Generated, SamplingParams
 from stc_lab.measure import StageTimer
-from stc_lab.memories.base import Memory, MemoryState, Model
+from stc_lab.memories.base import Memory, MemoryState, Model, require_at_least_one
 from stc_lab.types import TimedText, VisualTokens
 
 
@@ -42,8 +42,7 @@ class SpeakingMemory(Memory):
     needs: ClassVar[frozenset[str]] = frozenset({"kv", "turns"})
 
     def __post_init__(self) -> None:
-        if self.commentary_tokens < 1:
-            raise ValueError(f"memory.commentary_tokens={self.commentary_tokens}: must be at least 1")
+        require_at_least_one("memory", self, ("commentary_tokens",))
         if not self.repetition_penalty > 0:
             raise ValueError(f"memory.repetition_penalty={self.repetition_penalty}: must be above 0 (1: none)")
         if not self.temperature >= 0:

@@ -19,7 +19,16 @@ from stc_lab.language.decoder import TextDecoder
 from stc_lab.language.sequence import Embedded
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import decoder_flops
-from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
+from stc_lab.memories.base import (
+    Memory,
+    MemoryState,
+    Model,
+    ModelFacts,
+    PruneOnRead,
+    Query,
+    Reading,
+    require_at_least_one,
+)
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
 
@@ -57,10 +66,7 @@ class DispiderMemory(Memory):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "clip_compressor"})
 
     def __post_init__(self) -> None:
-        for field in ("clip_frames", "min_scene_frames", "topk"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"memory.{field}={value}: must be at least 1")
+        require_at_least_one("memory", self, ("clip_frames", "min_scene_frames", "topk"))
         for field, valid in CHOICES.items():
             if getattr(self, field) not in valid:
                 raise ValueError(f"memory.{field}={getattr(self, field)}: must be one of {', '.join(valid)}")

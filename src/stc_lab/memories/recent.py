@@ -12,7 +12,16 @@ from stc_lab.language.caches.base import tensor_bytes
 from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.language.context import Context, Generated
 from stc_lab.measure import StageTimer
-from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
+from stc_lab.memories.base import (
+    Memory,
+    MemoryState,
+    Model,
+    ModelFacts,
+    PruneOnRead,
+    Query,
+    Reading,
+    require_at_least_one,
+)
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
 
@@ -32,10 +41,7 @@ class Recent(Memory):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        for field in ("num_frames", "budget"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"memory.{field}={value}: must be at least 1")
+        require_at_least_one("memory", self, ("num_frames", "budget"))
         if self.num_frames is None and self.budget is None:
             raise ValueError("memory.num_frames=null and memory.budget=null: give one of them")
 

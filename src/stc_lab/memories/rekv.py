@@ -16,7 +16,16 @@ from stc_lab.language.context import Context
 from stc_lab.language.sequence import Segment, Text
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import decoder_flops
-from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
+from stc_lab.memories.base import (
+    Memory,
+    MemoryState,
+    Model,
+    ModelFacts,
+    PruneOnRead,
+    Query,
+    Reading,
+    require_at_least_one,
+)
 from stc_lab.memories.recent import num_to_prune
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
@@ -45,10 +54,7 @@ class ReKV(Memory):
     needs: ClassVar[frozenset[str]] = frozenset({"kv"})
 
     def __post_init__(self) -> None:
-        for field in ("n_local", "topk", "retrieval_chunk_size"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"memory.{field}={value}: must be at least 1")
+        require_at_least_one("memory", self, ("n_local", "topk", "retrieval_chunk_size"))
         if self.max_cached_blocks < 0:
             raise ValueError(f"memory.max_cached_blocks={self.max_cached_blocks}: must be 0 (no cache) or more")
 

@@ -18,7 +18,16 @@ from stc_lab.language.caches.growing import GrowingStore
 from stc_lab.language.context import Context, Generated
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import projector_flops
-from stc_lab.memories.base import Memory, MemoryState, Model, ModelFacts, PruneOnRead, Query, Reading
+from stc_lab.memories.base import (
+    Memory,
+    MemoryState,
+    Model,
+    ModelFacts,
+    PruneOnRead,
+    Query,
+    Reading,
+    require_at_least_one,
+)
 from stc_lab.pruners.base import Pruner
 from stc_lab.types import VisualTokens
 from stc_lab.vision.tower import VisionTower
@@ -62,9 +71,8 @@ class ForestSizes:
     upstream_quirks: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("now_frames", "short_frames", "split_window", "event_tokens", "quota"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"memory.{field}={getattr(self, field)}: must be at least 1")
+        counts = ("now_frames", "short_frames", "split_window", "event_tokens", "quota")
+        require_at_least_one("memory", self, counts)
         for field in ("similarity_weight", "time_weight", "merge_weight"):
             if getattr(self, field) < 0:
                 raise ValueError(f"memory.{field}={getattr(self, field)}: must be 0 or more")

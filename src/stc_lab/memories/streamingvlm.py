@@ -25,7 +25,7 @@ from stc_lab.language.context import Generated, SamplingParams, generate
 from stc_lab.language.sequence import Clip, Cursor, Segment, joined
 from stc_lab.measure import StageTimer
 from stc_lab.measure.flops import decoder_flops
-from stc_lab.memories.base import PruneOnRead, Query, Reading
+from stc_lab.memories.base import PruneOnRead, Query, Reading, require_at_least_one
 from stc_lab.memories.commentary import SpeakingMemory, SpeakingModel, SpeakingState, store_stats
 from stc_lab.types import VisualTokens
 
@@ -70,9 +70,7 @@ class StreamingVLM(SpeakingMemory):
         super().__post_init__()
         if self.positions not in POSITIONS:
             raise ValueError(f"memory.positions={self.positions}: must be one of {', '.join(POSITIONS)}")
-        for field in ("round_s", "vision_window_s", "text_window_s"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"memory.{field}={getattr(self, field)}: must be at least 1 second")
+        require_at_least_one("memory", self, ("round_s", "vision_window_s", "text_window_s"), " second")
         for field in ("text_sink", "text_window"):
             if getattr(self, field) < 0:
                 raise ValueError(f"memory.{field}={getattr(self, field)}: must be 0 tokens or more")
